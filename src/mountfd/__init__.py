@@ -1,0 +1,107 @@
+"""Linux mounts as file descriptors.
+
+    abi        what Linux says: numbers, flags, layouts, the one door to the kernel
+    model      values: parameters, idmaps, overlays
+    handles    things that own one descriptor: Mount, FsContext, UserNamespace
+    verbs      what one would say: assemble, run
+    cli        the command line
+
+The public names below are loaded on first use; importing this package does no work.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mountfd.abi.features import Feature, features, has
+    from mountfd.abi.flags import Attr, Propagation
+    from mountfd.abi.trace import trace
+    from mountfd.errors import (
+        Busy,
+        Denied,
+        Exists,
+        Gone,
+        InvalidSpec,
+        KernelError,
+        LimitReached,
+        Missing,
+        MountfdError,
+        NotDirectory,
+        NotSupported,
+    )
+    from mountfd.handles.context import FsContext
+    from mountfd.handles.mount import Mount
+    from mountfd.handles.namespace import UserNamespace
+    from mountfd.handles.root import Root
+    from mountfd.model import param
+    from mountfd.model.idmap import IdMap
+    from mountfd.model.overlay import Layer, Overlay
+    from mountfd.verbs.assemble import assemble
+    from mountfd.verbs.run import run
+
+__all__ = [
+    "Attr",
+    "Busy",
+    "Denied",
+    "Exists",
+    "Feature",
+    "FsContext",
+    "Gone",
+    "IdMap",
+    "InvalidSpec",
+    "KernelError",
+    "Layer",
+    "LimitReached",
+    "Missing",
+    "Mount",
+    "MountfdError",
+    "NotDirectory",
+    "NotSupported",
+    "Overlay",
+    "Propagation",
+    "Root",
+    "UserNamespace",
+    "assemble",
+    "features",
+    "has",
+    "param",
+    "run",
+    "trace",
+]
+
+_HOMES = {
+    "mountfd.abi.features": "Feature features has",
+    "mountfd.abi.flags": "Attr Propagation",
+    "mountfd.abi.trace": "trace",
+    "mountfd.errors": "Busy Denied Exists Gone InvalidSpec KernelError LimitReached Missing MountfdError "
+    "NotDirectory NotSupported",
+    "mountfd.handles.context": "FsContext",
+    "mountfd.handles.mount": "Mount",
+    "mountfd.handles.namespace": "UserNamespace",
+    "mountfd.handles.root": "Root",
+    "mountfd.model.idmap": "IdMap",
+    "mountfd.model.overlay": "Layer Overlay",
+    "mountfd.verbs.assemble": "assemble",
+    "mountfd.verbs.run": "run",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module  # noqa: PLC0415 (importing this package does no work)
+
+    if name in ("param", "lowlevel"):
+        module = "mountfd.model.param" if name == "param" else "mountfd.lowlevel"
+        value: object = import_module(module)
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'mountfd' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "lowlevel"})

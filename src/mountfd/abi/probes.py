@@ -1,0 +1,204 @@
+"""One harmless call for each kernel feature: it changes nothing, and what it opens it closes.
+
+Never a version check: distributions backport. The table of what the answers mean is features.py.
+"""
+
+from __future__ import annotations
+
+import os
+from ctypes import c_uint64
+from errno import EBADF, EFAULT, EINVAL, ENOSYS, EPERM
+
+from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.abi.layouts import MntIdReq, MountAttr, OpenHow, StatMountBuffer, StatxBuffer
+from mountfd.errors import KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Probe = Callable[[], bool]
+
+_CLOEXEC = 1
+_PATH_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_EMPTY_PATHS = 0x44  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+_ATTR_IDMAP = 0x100000
+_NO_FD = 2**31 - 1
+
+
+def _errno_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except KernelError as error:
+        return error.errno
+    return 0
+
+
+def _known(call: Callable[[], object]) -> Probe:
+    """Ask with bad arguments: ENOSYS is a kernel without the call, EPERM for root a seccomp filter against it."""
+    return lambda: _errno_of(call) not in ({ENOSYS, EPERM} if os.geteuid() == 0 else {ENOSYS})
+
+
+def _statx(bit: int) -> Probe:
+    def probe() -> bool:
+        buffer = StatxBuffer()
+        call = calls.statx
+        refused = _errno_of(lambda: call(n.AT_FDCWD, b"/", n.AT_STATX_DONT_SYNC, bit, calls.reference(buffer)))
+        return not refused and bool(buffer.stx_mask & bit)
+
+    return probe
+
+
+def _move_flag(flag: int) -> Probe:
+    """Look at flags before descriptors, as the kernel does: a known flag comes as far as EBADF, others are EINVAL."""
+    return lambda: _errno_of(lambda: calls.move_mount(-1, b"", -1, b"", _EMPTY_PATHS | flag)) == EBADF
+
+
+def _tmpfs() -> int:
+    fs = calls.fsopen(b"tmpfs", _CLOEXEC)
+    try:
+        calls.fsconfig_create(fs)
+        return calls.fsmount(fs, _CLOEXEC, 0)
+    finally:
+        os.close(fs)
+
+
+def _on_tmpfs(use: Callable[[int], object]) -> Probe:
+    """Try something on a detached tmpfs, which is gone again afterwards."""
+
+    def attempt() -> None:
+        fd = _tmpfs()
+        try:
+            use(fd)
+        finally:
+            os.close(fd)
+
+    return lambda: _errno_of(attempt) == 0
+
+
+def _on_overlay(use: Callable[[int, int], object]) -> Probe:
+    """Try parameters on an overlay context that is never created; `use` gets it and a detached directory."""
+
+    def attempt(tmpfs: int) -> None:
+        fs = calls.fsopen(b"overlay", _CLOEXEC)
+        try:
+            calls.mkdirat(tmpfs, b"l", 0o700)
+            use(fs, tmpfs)
+        finally:
+            os.close(fs)
+
+    return _on_tmpfs(attempt)
+
+
+def _layer_fd(key: bytes) -> Callable[[int, int], None]:
+    def use(fs: int, tmpfs: int) -> None:
+        layer = calls.openat(tmpfs, b"l", _PATH_DIR, 0)
+        try:
+            calls.fsconfig_set_fd(fs, key, layer)
+        finally:
+            os.close(layer)
+
+    return use
+
+
+def _layer_append(fs: int, _tmpfs: int) -> None:
+    calls.fsconfig_set_string(fs, b"lowerdir+", b"/")
+
+
+def _clone(tmpfs: int) -> None:
+    os.close(calls.open_tree(tmpfs, b"", 1 | os.O_CLOEXEC | n.AT_EMPTY_PATH))
+
+
+def _open_tree_attr(tmpfs: int) -> None:
+    change = calls.reference(MountAttr(1, 0, 0, 0))
+    flags = 1 | os.O_CLOEXEC | n.AT_EMPTY_PATH
+    os.close(calls.open_tree_attr(tmpfs, b"", flags, change, n.MOUNT_ATTR_SIZE_VER0))
+
+
+def _inside(tmpfs: int) -> None:
+    calls.mkdirat(tmpfs, b"d", 0o700)
+    other = _tmpfs()
+    try:
+        calls.move_mount(other, b"", tmpfs, b"d", 0x4)
+    finally:
+        os.close(other)
+
+
+def _idmap(tmpfs: int) -> None:
+    # The initial user namespace is refused with EPERM after everything else has passed, while a filesystem or a
+    # kernel that can't be idmapped says EINVAL or ENOSYS.
+    userns = calls.openat(n.AT_FDCWD, b"/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC, 0)
+    change = calls.reference(MountAttr(_ATTR_IDMAP, 0, 0, userns))
+    try:
+        calls.mount_setattr(tmpfs, b"", n.AT_EMPTY_PATH, change, n.MOUNT_ATTR_SIZE_VER0)
+    except KernelError as error:
+        if error.errno != EPERM:
+            raise
+    finally:
+        os.close(userns)
+
+
+def _statmount_by_fd() -> bool:
+    request, buffer = MntIdReq(n.MNT_ID_REQ_SIZE_VER0, _NO_FD), StatMountBuffer()
+    return _errno_of(lambda: calls.statmount(calls.reference(request), calls.reference(buffer), 512, 1)) == EBADF
+
+
+def _listns() -> bool:
+    return _errno_of(lambda: calls.listns(None, None, 0, 0)) in {EFAULT, EINVAL}
+
+
+def _fanotify() -> bool:
+    return _errno_of(lambda: os.close(calls.fanotify_init(0x4000 | 0x1 | 0x2, 0))) == 0
+
+
+def _open_tree_namespace() -> bool:
+    # An unknown flag is EINVAL before the path is looked at; a known one comes as far as the descriptor.
+    flags = 2 | os.O_CLOEXEC | n.AT_EMPTY_PATH
+    return _errno_of(lambda: calls.open_tree(-1, b"", flags)) == EBADF
+
+
+def _fsmount_namespace() -> bool:
+    return _errno_of(lambda: calls.fsmount(-1, 1 | 2, 0)) == EBADF
+
+
+def _number_in(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _user_namespace() -> bool:
+    if not _number_in("/proc/sys/user/max_user_namespaces"):
+        return False
+    switch = _number_in("/proc/sys/kernel/unprivileged_userns_clone")  # Debian's and Ubuntu's kernels have it
+    return os.geteuid() == 0 or switch != 0
+
+
+PROBES: dict[str, Probe] = {
+    "USER_NAMESPACE": _user_namespace,
+    "OVERLAY": _on_overlay(lambda _fs, _tmpfs: None),
+    "MOUNT_API": _known(lambda: calls.fsopen(b"", 0)),
+    "OPENAT2": _known(lambda: calls.openat2(-1, b"", calls.reference(OpenHow()), 24)),
+    "STATX_MNT_ID": _statx(0x1000),
+    "MOUNT_SETATTR": _known(lambda: calls.mount_setattr(-1, b"", n.AT_EMPTY_PATH, None, 0)),
+    "IDMAPPED_MOUNT": _on_tmpfs(_idmap),
+    "MOVE_MOUNT_SET_GROUP": _move_flag(0x100),
+    "MOVE_MOUNT_BENEATH": _move_flag(0x200),
+    "OVERLAY_LAYER_APPEND": _on_overlay(_layer_append),
+    "STATX_MNT_ID_UNIQUE": _statx(0x4000),
+    "STATMOUNT": _known(lambda: calls.statmount(None, None, 0, 0)),
+    "LISTMOUNT": _known(lambda: calls.listmount(None, (c_uint64 * 1)(), 0, 0)),
+    "OVERLAY_LAYER_DETACHED": _on_overlay(_layer_fd(b"lowerdir+")),
+    "OVERLAY_OVERRIDE_CREDS": _on_overlay(lambda fs, _: calls.fsconfig_set_flag(fs, b"override_creds")),
+    "OPEN_TREE_ATTR": _on_tmpfs(_open_tree_attr),
+    "CLONE_DETACHED": _on_tmpfs(_clone),
+    "MOUNT_INSIDE_DETACHED": _on_tmpfs(_inside),
+    "FANOTIFY_MOUNTS": _fanotify,
+    "LISTNS": _listns,
+    "STATMOUNT_BY_FD": _statmount_by_fd,
+    "OPEN_TREE_NAMESPACE": _open_tree_namespace,
+    "FSMOUNT_NAMESPACE": _fsmount_namespace,
+}
