@@ -1,0 +1,137 @@
+"""A command to run inside a root filesystem: what it is, and what stands around it."""
+
+from __future__ import annotations
+
+import os
+
+from mountfd.errors import InvalidSpec
+from mountfd.model.idmap import Extent, IdMap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TypedDict
+
+    from mountfd.model.overlay import Layer
+
+    class Surroundings(TypedDict, total=False):
+        """The keyword arguments of Command."""
+
+        layers: Sequence[str | Layer]
+        upper: str | None
+        work: str | None
+        idmap: IdMap | None
+        binds: Sequence[Bind]
+        tmpfs: Sequence[str]
+        net: str
+        env: Mapping[str, str] | None
+        chdir: str | None
+        hostname: str | None
+        pid_namespace: bool
+
+
+__all__ = ["DEFAULT_IDMAP", "Bind", "Command"]
+
+# The first 65,536 ids behind those that systemd hands to containers (524288 to 1879048191): nobody else's by custom.
+DEFAULT_IDMAP = IdMap([Extent(0, 0x70000000, 65536)])
+
+NETWORKS = ("host", "none")
+
+
+class Bind:
+    """A directory or file of the host, shown inside.
+
+    Arguments: source, a path on the host; target, an absolute path inside (the source's own by default); read_only.
+    """
+
+    __slots__ = ("read_only", "source", "target")
+
+    def __init__(self, source: str, target: str | None = None, *, read_only: bool = False) -> None:
+        """Check that both are there and that the target is absolute."""
+        if not source or "\0" in source:
+            raise InvalidSpec(f"bind: the source {source!r} is empty or has a NUL byte in it", part="bind")
+        self.source = os.path.abspath(source)
+        self.target = self.source if not target else target
+        self.read_only = read_only
+        if not self.target.startswith("/"):
+            raise InvalidSpec(f"bind: the target {self.target!r} must be an absolute path", part="bind")
+
+    @classmethod
+    def parse(cls, text: str) -> Bind:
+        r"""Read SRC[:DST[:ro|rw]]; a colon that belongs to a path is written `\:`."""
+        parts = _split(text)
+        if len(parts) > 3:  # noqa: PLR2004 (the three that the form has)
+            raise InvalidSpec(rf"bind {text!r} has more than SRC:DST:ro; write \: for a colon in a path", part="bind")
+        if len(parts) == 3 and parts[2] not in ("ro", "rw"):  # noqa: PLR2004
+            raise InvalidSpec(f"bind {text!r}: the third part is ro or rw, not {parts[2]!r}", part="bind")
+        target = parts[1] if len(parts) > 1 else None
+        return cls(parts[0], target, read_only=parts[2:] == ["ro"])
+
+    def __repr__(self) -> str:
+        """Show it as it would be constructed."""
+        return f"Bind({self.source!r}, {self.target!r}, read_only={self.read_only})"
+
+
+def _split(text: str) -> list[str]:
+    parts, escaped = [""], False
+    for char in text:
+        if escaped:
+            parts[-1] += char if char in ":\\" else "\\" + char
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == ":":
+            parts.append("")
+        else:
+            parts[-1] += char
+    if escaped:
+        parts[-1] += "\\"
+    return parts
+
+
+class Command:
+    """A command and its surroundings, checked as far as words go.
+
+    Arguments: argv; layers, topmost first, of the root (none: the host's own `/`); upper and work, where changes are
+    kept (none: a tmpfs that goes with the command); idmap, None for no user namespace; binds; tmpfs, targets of fresh
+    ones; net, "host" or "none"; env, the whole environment; chdir, inside; hostname; pid_namespace.
+    """
+
+    __slots__ = (
+        "argv", "binds", "chdir", "env", "hostname", "idmap", "layers", "net", "pid_namespace", "tmpfs", "upper", "work",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0913 (each is one thing around a command)
+        self,
+        argv: Sequence[str],
+        *,
+        layers: Sequence[str | Layer] = (),
+        upper: str | None = None,
+        work: str | None = None,
+        idmap: IdMap | None = DEFAULT_IDMAP,
+        binds: Sequence[Bind] = (),
+        tmpfs: Sequence[str] = (),
+        net: str = "host",
+        env: Mapping[str, str] | None = None,
+        chdir: str | None = None,
+        hostname: str | None = None,
+        pid_namespace: bool = True,
+    ) -> None:
+        """Check what can be checked without the kernel."""
+        if isinstance(argv, str | bytes) or not argv:
+            raise InvalidSpec("argv must be a list with the program first", part="argv")
+        if any("\0" in word for word in argv):
+            raise InvalidSpec("a word of argv has a NUL byte in it", part="argv")
+        if (upper is None) != (work is None):
+            raise InvalidSpec("upper and work go together: overlayfs needs both to keep changes", part="upper")
+        if net not in NETWORKS:
+            raise InvalidSpec(f"net is {' or '.join(NETWORKS)}, not {net!r}", part="net")
+        if hostname is not None and not 0 < len(os.fsencode(hostname)) <= 64:  # noqa: PLR2004 (__NEW_UTS_LEN)
+            raise InvalidSpec(f"the hostname {hostname!r} must have 1 to 64 bytes", part="hostname")
+        for path, part in [*((path, "tmpfs") for path in tmpfs), *([(chdir, "chdir")] if chdir is not None else [])]:
+            if not path.startswith("/") or "\0" in path:
+                raise InvalidSpec(f"{part}: {path!r} must be an absolute path inside", part=part)
+        self.argv, self.layers, self.upper, self.work = list(argv), list(layers), upper, work
+        self.idmap, self.binds, self.tmpfs, self.net = idmap, list(binds), list(tmpfs), net
+        self.env = dict(os.environ if env is None else env)
+        self.chdir, self.hostname, self.pid_namespace = chdir, hostname, pid_namespace

@@ -1,0 +1,250 @@
+"""An overlay filesystem, described: layers, idmaps, options, and the rules that they must keep."""
+
+from __future__ import annotations
+
+import os
+
+from mountfd.errors import InvalidSpec
+from mountfd.model.overlay_options import check_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import NoReturn, Protocol, TypeAlias
+
+    from mountfd.model.idmap import IdMap
+    from mountfd.model.param import Param
+
+    AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+    class MountLike(Protocol):
+        """A held mount: something with a descriptor."""
+
+        def fileno(self) -> int:
+            """Give the descriptor's number."""
+
+    AnyLayer: TypeAlias = "Layer | AnyPath | MountLike"
+
+__all__ = ["Layer", "Overlay"]
+
+_LAYERS_MAX = 500  # fs/overlayfs: OVL_MAX_STACK
+_SOURCE_MAX = 255
+
+
+class Layer:
+    """A directory as one layer of an overlay.
+
+    Arguments: path, of the directory; idmap, through which its files' owners are seen; data_only, whether it holds
+    file content alone (Linux 6.5); base, a Mount below which path is found (then path is relative, without `..`).
+    Attributes: those, and raw, the path in bytes. Immutable.
+    """
+
+    __slots__ = ("base", "data_only", "idmap", "path", "raw")
+    path: str
+    raw: bytes
+    idmap: IdMap | None
+    data_only: bool
+    base: MountLike | None
+
+    def __init__(
+        self,
+        path: AnyPath,
+        idmap: IdMap | None = None,
+        data_only: bool = False,  # noqa: FBT001, FBT002 (the documented order)
+        base: MountLike | None = None,
+    ) -> None:
+        """Check the path."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {path!r}", part="layer")
+        raw = os.fsencode(path)
+        text = os.fsdecode(raw)
+        if not raw or b"\0" in raw:
+            raise InvalidSpec(f"the layer {text!r} is empty or has a NUL in it", part="layer")
+        if base is not None and not hasattr(base, "fileno"):
+            raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {base!r}", part="layer")
+        if base is not None and (raw[:1] == b"/" or b".." in raw.split(b"/")):
+            raise InvalidSpec(f"the layer {text!r} has a base, so it must be relative and without `..`", part="layer")
+        fill = object.__setattr__
+        fill(self, "path", text)
+        fill(self, "raw", raw)
+        fill(self, "idmap", idmap)
+        fill(self, "data_only", data_only)
+        fill(self, "base", base)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        """Refuse: a layer is a value."""
+        raise AttributeError("Layer is immutable")
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.raw, self.idmap, self.data_only, self.base
+
+    def __eq__(self, other: object) -> bool:
+        """Compare path, idmap, kind and base."""
+        return isinstance(other, Layer) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        """Hash path, idmap, kind and base."""
+        return hash(self._parts())
+
+    def __repr__(self) -> str:
+        """Show what differs from a plain path."""
+        words = [repr(self.path)]
+        words += [f"idmap={self.idmap!r}"] if self.idmap is not None else []
+        words += ["data_only=True"] if self.data_only else []
+        words += [f"base={self.base!r}"] if self.base is not None else []
+        return f"Layer({', '.join(words)})"
+
+
+class Overlay:
+    """Layers that shall become one filesystem. Immutable.
+
+    Arguments: lower, a list of layers, topmost first: paths, Layers or Mounts; upper, the layer that takes changes
+    (None: read-only); work, an empty directory on the mount of upper; idmap, for every lower layer that has none of
+    its own; options, of mountfd.param, for overlayfs; source, a label of up to 255 bytes for the mount table
+    (None: the upper layer's path, or the topmost lower layer's).
+    The upper layer is idmapped only where it is given as a Layer with an idmap; ids on disk then stay unshifted.
+    Raises: InvalidSpec that names the culprit, for descriptions that overlayfs would refuse or misunderstand.
+    """
+
+    __slots__ = ("idmap", "lower", "options", "source", "upper", "work")
+    lower: tuple[Layer, ...]
+    upper: Layer | None
+    work: Layer | None
+    idmap: IdMap | None
+    options: tuple[Param, ...]
+    source: str | None
+
+    def __init__(  # noqa: PLR0913, PLR0917 (an overlay has these six parts)
+        self,
+        lower: Iterable[AnyLayer],
+        upper: AnyLayer | None = None,
+        work: AnyLayer | None = None,
+        idmap: IdMap | None = None,
+        options: Sequence[Param] = (),
+        source: str | None = None,
+    ) -> None:
+        """Check every rule that needs no kernel."""
+        if isinstance(lower, str | bytes | os.PathLike) or hasattr(lower, "fileno"):
+            raise InvalidSpec("lower must be a list of layers, topmost first", part="lower")
+        fill = object.__setattr__
+        fill(self, "lower", tuple([layer if type(layer) is Layer else _layer(layer) for layer in lower]))
+        fill(self, "upper", None if upper is None else _layer(upper))
+        fill(self, "work", None if work is None else _layer(work))
+        fill(self, "idmap", idmap)
+        fill(self, "options", tuple(options))
+        fill(self, "source", source)
+        _check_lower(self.lower, alone=upper is None)
+        _check_pair(self.upper, self.work)
+        check_options(self.options, read_only=self.upper is None)
+        _check_source(source)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether there is no layer that could take changes."""
+        return self.upper is None
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        """Refuse: an overlay is a value."""
+        raise AttributeError("Overlay is immutable: make another one")
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.lower, self.upper, self.work, self.idmap, self.options, self.source
+
+    def __eq__(self, other: object) -> bool:
+        """Compare all parts."""
+        return isinstance(other, Overlay) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        """Hash all parts."""
+        return hash(self._parts())
+
+    def __repr__(self) -> str:
+        """Show the parts that are there."""
+        names = ("upper", "work", "idmap", "options", "source")
+        words = [f"{name}={value!r}" for name in names if (value := getattr(self, name)) not in (None, ())]
+        return f"Overlay({', '.join([repr(list(self.lower)), *words])})"
+
+
+def _layer(given: AnyLayer) -> Layer:
+    if isinstance(given, Layer):
+        return given
+    if isinstance(given, str | bytes | os.PathLike):
+        return Layer(given)
+    return Layer(".", base=given)
+
+
+def _check_lower(lower: tuple[Layer, ...], *, alone: bool) -> None:
+    if not lower:
+        raise InvalidSpec("an overlay needs at least one lower layer", part="lower")
+    if len(lower) == 1 and alone:
+        raise InvalidSpec(
+            f"one lower layer ({lower[0].path!r}) and no upper: overlayfs needs two layers; "
+            "for a single directory use Mount.clone",
+            part="lower",
+        )
+    if len(lower) > _LAYERS_MAX:
+        raise InvalidSpec(f"{len(lower)} lower layers: overlayfs takes {_LAYERS_MAX}", part="lower")
+    raws = [layer.raw for layer in lower]
+    if len(set(raws)) != len(raws) or any(b"//" in raw or b"/." in raw or raw[-1:] == b"/" for raw in raws):
+        _check_duplicates(lower)
+    if any(layer.data_only for layer in lower):
+        _check_data_only(lower)
+
+
+def _check_duplicates(lower: tuple[Layer, ...]) -> None:
+    seen: dict[tuple[bytes, int], Layer] = {}
+    for layer in lower:
+        # Not normpath: `..` after a symlink doesn't mean what its text says.
+        parts = [part for part in layer.raw.split(b"/") if part not in (b"", b".")]
+        key = (layer.raw[:1] * (layer.raw[:1] == b"/") + b"/".join(parts), id(layer.base) if layer.base else 0)
+        if key in seen:
+            raise InvalidSpec(f"the layer {layer.path!r} is given twice (as {seen[key].path!r})", part="lower")
+        seen[key] = layer
+
+
+def _check_data_only(lower: tuple[Layer, ...]) -> None:
+    if lower[0].data_only:
+        raise InvalidSpec(
+            f"the data-only layer {lower[0].path!r} is on top: a regular lower layer must come first", part="lower"
+        )
+    below = False
+    for layer in lower:
+        if below and not layer.data_only:
+            raise InvalidSpec(f"the layer {layer.path!r} comes below a data-only layer: those go last", part="lower")
+        below = below or layer.data_only
+
+
+def _check_pair(upper: Layer | None, work: Layer | None) -> None:
+    if upper is None and work is None:
+        return
+    if upper is None or work is None:
+        given, missing = ("work", "upper") if upper is None else ("upper", "work")
+        layer = upper or work
+        path = layer.path if layer is not None else ""
+        raise InvalidSpec(f"{given} {path!r} is given without {missing}: overlayfs needs both", part=missing)
+    for name, layer in (("upper", upper), ("work", work)):
+        if layer.data_only:
+            raise InvalidSpec(f"{name} {layer.path!r} can't be data-only: it takes changes", part=name)
+    if upper.base is not work.base:
+        raise InvalidSpec("upper and work have different bases: overlayfs wants both on one mount", part="work")
+    if work.idmap is not None and work.idmap != upper.idmap:
+        raise InvalidSpec(
+            f"work has the idmap {work.idmap}, upper has {upper.idmap}: they share one mount", part="work"
+        )
+    _check_apart(upper, work)
+
+
+def _check_apart(upper: Layer, work: Layer) -> None:
+    one, other = (layer.raw.rstrip(b"/") for layer in (upper, work))
+    if one == other:
+        raise InvalidSpec(f"upper and work are the same directory {upper.path!r}", part="work")
+    for inner, outer, a, b in (("work", "upper", other, one), ("upper", "work", one, other)):
+        if a.startswith(b + b"/") and b".." not in a.split(b"/"):
+            raise InvalidSpec(f"{inner} {os.fsdecode(a)!r} lies inside {outer} {os.fsdecode(b)!r}", part=inner)
+
+
+def _check_source(source: str | None) -> None:
+    if source is None:
+        return
+    if not isinstance(source, str) or "\0" in source or not 0 < len(os.fsencode(source)) <= _SOURCE_MAX:
+        raise InvalidSpec(f"source {source!r} must be text of 1 to {_SOURCE_MAX} bytes without a NUL", part="source")
