@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mountfd.handles.namespace import UserNamespace
     from mountfd.handles.root import Root
     from mountfd.model import param
+    from mountfd.model.command import Bind
     from mountfd.model.idmap import IdMap
     from mountfd.model.overlay import Layer, Overlay
     from mountfd.verbs.assemble import assemble
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attr",
+    "Bind",
     "Busy",
     "Denied",
     "Exists",
@@ -81,6 +83,7 @@ _HOMES = {
     "mountfd.handles.mount": "Mount",
     "mountfd.handles.namespace": "UserNamespace",
     "mountfd.handles.root": "Root",
+    "mountfd.model.command": "Bind",
     "mountfd.model.idmap": "IdMap",
     "mountfd.model.overlay": "Layer Overlay",
     "mountfd.verbs.assemble": "assemble",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mountfd.errors import InvalidSpec
+from mountfd.model.grouping import is_plain
 from mountfd.model.overlay_options import check_options
 
 TYPE_CHECKING = False
@@ -36,9 +37,11 @@ class Layer:
 
     Arguments: path, of the directory; idmap, through which its files' owners are seen; data_only, whether it holds
     file content alone (Linux 6.5); base, a Mount below which path is found (then path is relative, without `..`).
-    Attributes: those, and raw, the path in bytes. Immutable.
+    Attributes: those, and raw, the path in bytes. A value: don't change it.
     """
 
+    # Nothing refuses a change here, unlike in Overlay: an overlay has hundreds of these, and the refusal would cost
+    # five times as much as all the rest of making one.
     __slots__ = ("base", "data_only", "idmap", "path", "raw")
     path: str
     raw: bytes
@@ -56,24 +59,13 @@ class Layer:
         """Check the path."""
         if not isinstance(path, str | bytes | os.PathLike):
             raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {path!r}", part="layer")
-        raw = os.fsencode(path)
-        text = os.fsdecode(raw)
+        self.raw = raw = os.fsencode(path)
+        self.path = path if type(path) is str else os.fsdecode(raw)
         if not raw or b"\0" in raw:
-            raise InvalidSpec(f"the layer {text!r} is empty or has a NUL in it", part="layer")
-        if base is not None and not hasattr(base, "fileno"):
-            raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {base!r}", part="layer")
-        if base is not None and (raw[:1] == b"/" or b".." in raw.split(b"/")):
-            raise InvalidSpec(f"the layer {text!r} has a base, so it must be relative and without `..`", part="layer")
-        fill = object.__setattr__
-        fill(self, "path", text)
-        fill(self, "raw", raw)
-        fill(self, "idmap", idmap)
-        fill(self, "data_only", data_only)
-        fill(self, "base", base)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        """Refuse: a layer is a value."""
-        raise AttributeError("Layer is immutable")
+            raise InvalidSpec(f"the layer {self.path!r} is empty or has a NUL in it", part="layer")
+        if base is not None:
+            _check_below(base, self.path)
+        self.idmap, self.data_only, self.base = idmap, data_only, base
 
     def _parts(self) -> tuple[object, ...]:
         return self.raw, self.idmap, self.data_only, self.base
@@ -93,6 +85,33 @@ class Layer:
         words += ["data_only=True"] if self.data_only else []
         words += [f"base={self.base!r}"] if self.base is not None else []
         return f"Layer({', '.join(words)})"
+
+
+def _check_below(base: object, path: str) -> None:
+    if not hasattr(base, "fileno"):
+        raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {base!r}", part="layer")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise InvalidSpec(f"the layer {path!r} has a base, so it must be relative and without `..`", part="layer")
+
+
+def _plain_layers(paths: list[str]) -> tuple[Layer, ...] | None:
+    """Make layers of plain paths all at once; None where one of them needs a closer look.
+
+    Hundreds of paths joined, encoded and split once cost a quarter of what they cost one by one.
+    """
+    joined = "\0".join(paths)
+    raws = os.fsencode(joined).split(b"\0")
+    if len(raws) != len(paths) or b"" in raws:
+        return None
+    layers = []
+    new = Layer.__new__
+    for path, raw in zip(paths, raws, strict=True):
+        layer = new(Layer)
+        layer.path, layer.raw = path, raw
+        layer.idmap = layer.base = None
+        layer.data_only = False
+        layers.append(layer)
+    return tuple(layers)
 
 
 class Overlay:
@@ -127,14 +146,14 @@ class Overlay:
         if isinstance(lower, str | bytes | os.PathLike) or hasattr(lower, "fileno"):
             raise InvalidSpec("lower must be a list of layers, topmost first", part="lower")
         fill = object.__setattr__
-        fill(self, "lower", tuple([layer if type(layer) is Layer else _layer(layer) for layer in lower]))
+        fill(self, "lower", _layers(list(lower)))
         fill(self, "upper", None if upper is None else _layer(upper))
         fill(self, "work", None if work is None else _layer(work))
         fill(self, "idmap", idmap)
         fill(self, "options", tuple(options))
         fill(self, "source", source)
-        _check_lower(self.lower, alone=upper is None)
         _check_pair(self.upper, self.work)
+        _check_lower(self.lower, alone=upper is None)
         check_options(self.options, read_only=self.upper is None)
         _check_source(source)
 
@@ -165,10 +184,18 @@ class Overlay:
         return f"Overlay({', '.join([repr(list(self.lower)), *words])})"
 
 
+def _layers(given: list[AnyLayer]) -> tuple[Layer, ...]:
+    if set(map(type, given)) == {str}:
+        plain = _plain_layers(given)  # type: ignore[arg-type]  # the line above is what mypy can't see
+        if plain is not None:
+            return plain
+    return tuple([_layer(layer) for layer in given])
+
+
 def _layer(given: AnyLayer) -> Layer:
     if isinstance(given, Layer):
         return given
-    if isinstance(given, str | bytes | os.PathLike):
+    if given is None or isinstance(given, str | bytes | os.PathLike):
         return Layer(given)
     return Layer(".", base=given)
 
@@ -185,9 +212,9 @@ def _check_lower(lower: tuple[Layer, ...], *, alone: bool) -> None:
     if len(lower) > _LAYERS_MAX:
         raise InvalidSpec(f"{len(lower)} lower layers: overlayfs takes {_LAYERS_MAX}", part="lower")
     raws = [layer.raw for layer in lower]
-    if len(set(raws)) != len(raws) or any(b"//" in raw or b"/." in raw or raw[-1:] == b"/" for raw in raws):
+    if len(set(raws)) != len(raws) or not is_plain(raws):
         _check_duplicates(lower)
-    if any(layer.data_only for layer in lower):
+    if True in [layer.data_only for layer in lower]:
         _check_data_only(lower)
 
 

@@ -38,7 +38,9 @@ class Param:
         """Refuse: a parameter is a value."""
         raise AttributeError(f"{type(self).__name__} is immutable")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]  # deleting is refused like setting
+    def __delattr__(self, name: str) -> NoReturn:
+        """Refuse: a parameter is a value."""
+        raise AttributeError(f"{type(self).__name__} is immutable")
 
     def __eq__(self, other: object) -> bool:
         """Compare kind and parts."""
