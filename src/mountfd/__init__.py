@@ -3,7 +3,7 @@
     abi        what Linux says: numbers, flags, layouts, the one door to the kernel
     model      values: parameters, idmaps, overlays
     handles    things that own one descriptor: Mount, FsContext, UserNamespace
-    verbs      what one would say: assemble, run
+    verbs      what one would say: assemble, run, is_mount, lookup, mounts
     cli        the command line
 
 The public names below are loaded on first use; importing this package does no work.
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     )
     from mountfd.handles.context import FsContext
     from mountfd.handles.mount import Mount
+    from mountfd.handles.mountns import MountNamespace
     from mountfd.handles.namespace import UserNamespace
     from mountfd.handles.root import Root
     from mountfd.model import param
     from mountfd.model.command import Bind
     from mountfd.model.idmap import IdMap
+    from mountfd.model.info import MountInfo
     from mountfd.model.overlay import Layer, Overlay
+    from mountfd.model.table import MountTable
     from mountfd.verbs.assemble import assemble
+    from mountfd.verbs.query import is_mount, lookup, mounts
     from mountfd.verbs.run import run
 
 __all__ = [
@@ -58,6 +62,9 @@ __all__ = [
     "LimitReached",
     "Missing",
     "Mount",
+    "MountInfo",
+    "MountNamespace",
+    "MountTable",
     "MountfdError",
     "NotDirectory",
     "NotSupported",
@@ -68,6 +75,9 @@ __all__ = [
     "assemble",
     "features",
     "has",
+    "is_mount",
+    "lookup",
+    "mounts",
     "param",
     "run",
     "trace",
@@ -81,12 +91,16 @@ _HOMES = {
     "NotDirectory NotSupported",
     "mountfd.handles.context": "FsContext",
     "mountfd.handles.mount": "Mount",
+    "mountfd.handles.mountns": "MountNamespace",
     "mountfd.handles.namespace": "UserNamespace",
     "mountfd.handles.root": "Root",
     "mountfd.model.command": "Bind",
     "mountfd.model.idmap": "IdMap",
+    "mountfd.model.info": "MountInfo",
     "mountfd.model.overlay": "Layer Overlay",
+    "mountfd.model.table": "MountTable",
     "mountfd.verbs.assemble": "assemble",
+    "mountfd.verbs.query": "is_mount lookup mounts",
     "mountfd.verbs.run": "run",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

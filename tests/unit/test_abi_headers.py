@@ -44,6 +44,7 @@ HEADERS = (
 # --- how our names are spelled in C --------------------------------------------------------------------------------
 NUMBERS_WITHOUT_HEADER = {
     "FSCONFIG_STRING_MAX",  # a limit inside fs/fsopen.c
+    "FIRST_UNIQUE_ID",  # where fs/namespace.c begins to count
 }
 NUMBERS_IN_C = {
     "LINUX_CAPABILITY_VERSION_3": "_LINUX_CAPABILITY_VERSION_3",

@@ -90,3 +90,6 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 # wait4(2): a child made with exit signal 0 is only seen with this
 WALL = 0x40000000
+
+# The first unique mount id (fs/namespace.c, MNT_UNIQUE_ID_OFFSET); smaller numbers are ids of the reused kind
+FIRST_UNIQUE_ID = 1 << 31

@@ -50,10 +50,11 @@ class Bind:
         """Check that both are there and that the target is absolute."""
         if not source or "\0" in source:
             raise InvalidSpec(f"bind: the source {source!r} is empty or has a NUL byte in it", part="bind")
-        self.source = os.path.abspath(source)
-        self.target = self.source if not target else target
+        # Not normalized: `..` after a symlink leads elsewhere than its text says.
+        self.source = os.path.join(os.getcwd(), source)
+        self.target = target or os.path.normpath(self.source)
         self.read_only = read_only
-        if not self.target.startswith("/"):
+        if not self.target.startswith("/") or "\0" in self.target:
             raise InvalidSpec(f"bind: the target {self.target!r} must be an absolute path", part="bind")
 
     @classmethod
@@ -124,6 +125,12 @@ class Command:
             raise InvalidSpec("a word of argv has a NUL byte in it", part="argv")
         if (upper is None) != (work is None):
             raise InvalidSpec("upper and work go together: overlayfs needs both to keep changes", part="upper")
+        if upper is not None and (not upper or not work):
+            raise InvalidSpec("upper and work must be paths", part="upper")
+        if idmap is not None and None in (idmap.to_host(0, "uid"), idmap.to_host(0, "gid")):
+            raise InvalidSpec(
+                f"the idmap {idmap} gives id 0 no id outside, but the command starts as root", part="idmap"
+            )
         if net not in NETWORKS:
             raise InvalidSpec(f"net is {' or '.join(NETWORKS)}, not {net!r}", part="net")
         if hostname is not None and not 0 < len(os.fsencode(hostname)) <= 64:  # noqa: PLR2004 (__NEW_UTS_LEN)
@@ -131,6 +138,9 @@ class Command:
         for path, part in [*((path, "tmpfs") for path in tmpfs), *([(chdir, "chdir")] if chdir is not None else [])]:
             if not path.startswith("/") or "\0" in path:
                 raise InvalidSpec(f"{part}: {path!r} must be an absolute path inside", part=part)
+        for name, value in (env or {}).items():
+            if not name or "=" in name or "\0" in name + value:
+                raise InvalidSpec(f"env: {name!r} can't be an environment variable with this value", part="env")
         self.argv, self.layers, self.upper, self.work = list(argv), list(layers), upper, work
         self.idmap, self.binds, self.tmpfs, self.net = idmap, list(binds), list(tmpfs), net
         self.env = dict(os.environ if env is None else env)

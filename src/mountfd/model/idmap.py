@@ -52,6 +52,10 @@ class Extent:
         """Refuse: an extent is a value."""
         raise AttributeError("Extent is immutable")
 
+    def __delattr__(self, name: str) -> NoReturn:
+        """Refuse: an extent is a value."""
+        raise AttributeError("Extent is immutable")
+
     def __eq__(self, other: object) -> bool:
         """Compare the three numbers."""
         return isinstance(other, Extent) and self.numbers() == other.numbers()
@@ -92,11 +96,8 @@ class IdMap:
 
     def __init__(self, uid: Iterable[Extent], gid: Iterable[Extent] | None = None) -> None:
         """Check both families."""
-        uids = tuple(uid)
-        gids = uids if gid is None else tuple(gid)
-        _check(uids, "uid")
-        if gids is not uids:
-            _check(gids, "gid")
+        uids = _family(uid, "uid")
+        gids = uids if gid is None else _family(gid, "gid")
         object.__setattr__(self, "uid", uids)
         object.__setattr__(self, "gid", gids)
         object.__setattr__(self, "_hash", hash((uids, gids)))
@@ -109,8 +110,8 @@ class IdMap:
         (None: as for users). Without gidmap an entry may begin with `u:`, `g:` or `b:` (both), as in mount(8).
         Raises: InvalidSpec naming the entry; also where only one of the two families is given.
         """
-        for part, text in (("uidmap", uidmap), ("gidmap", gidmap)):
-            if text is not None and not isinstance(text, str):
+        for part, text in (("uidmap", uidmap), ("gidmap", "" if gidmap is None else gidmap)):
+            if not isinstance(text, str):
                 raise InvalidSpec(f"{part} must be text, not {text!r}", part=part)
         if gidmap is not None:
             return cls(_plain(uidmap, "uidmap"), _plain(gidmap, "gidmap"))
@@ -131,16 +132,16 @@ class IdMap:
 
     def to_host(self, number: int, kind: Literal["uid", "gid"] = "uid") -> int | None:
         """Give the id seen outside for one inside, or None where it isn't mapped."""
-        for inside, outside, count in (extent.numbers() for extent in getattr(self, kind)):
+        for inside, outside, count in (extent.numbers() for extent in self._extents(kind)):
             if inside <= number < inside + count:
-                return int(outside + number - inside)
+                return outside + number - inside
         return None
 
     def from_host(self, number: int, kind: Literal["uid", "gid"] = "uid") -> int | None:
         """Give the id inside for one seen outside, or None where it isn't mapped."""
-        for inside, outside, count in (extent.numbers() for extent in getattr(self, kind)):
+        for inside, outside, count in (extent.numbers() for extent in self._extents(kind)):
             if outside <= number < outside + count:
-                return int(inside + number - outside)
+                return inside + number - outside
         return None
 
     def inverse(self) -> IdMap:
@@ -154,6 +155,11 @@ class IdMap:
         uid, gid = self.to_host(0, "uid"), self.to_host(0, "gid")
         return self.uid[0].outside if uid is None else uid, self.gid[0].outside if gid is None else gid
 
+    def _extents(self, kind: str) -> tuple[Extent, ...]:
+        if kind not in ("uid", "gid"):
+            raise InvalidSpec(f"an id is a uid or a gid, not {kind!r}", part="kind")
+        return self.uid if kind == "uid" else self.gid
+
     def uid_map_text(self) -> bytes:
         """Give the text for /proc/PID/uid_map."""
         return _text(self.uid)
@@ -163,6 +169,10 @@ class IdMap:
         return _text(self.gid)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
+        """Refuse: an idmap is a value."""
+        raise AttributeError("IdMap is immutable")
+
+    def __delattr__(self, name: str) -> NoReturn:
         """Refuse: an idmap is a value."""
         raise AttributeError("IdMap is immutable")
 
@@ -190,12 +200,13 @@ class IdMap:
 
 
 def _entries(text: str, part: str) -> list[str]:
-    entries = text.replace(",", " ").split(" ")
-    if not text.strip():
+    if not text.strip(" "):
         raise InvalidSpec(f"{part} is empty: an idmap needs at least one entry for users and one for groups", part=part)
-    if "" in entries:
+    # A comma promises an entry on either side; spaces only keep entries apart, as many as there are.
+    lists = [list(filter(None, words.split(" "))) for words in text.split(",")]
+    if [] in lists:
         raise InvalidSpec(f"{part} {text!r} has an empty entry", part=part)
-    return entries
+    return [entry for entries in lists for entry in entries]
 
 
 def _plain(text: str, part: str) -> list[Extent]:
@@ -207,6 +218,14 @@ def _extent(numbers: str, entry: str) -> Extent:
     if len(parts) != _PARTS or not all(part.isascii() and part.isdigit() and len(part) <= _DIGITS for part in parts):
         raise InvalidSpec(f"idmap entry {entry!r} must be inside:outside:count, three whole numbers", part=entry)
     return Extent(*map(int, parts))
+
+
+def _family(given: Iterable[Extent], family: str) -> tuple[Extent, ...]:
+    if isinstance(given, str | bytes | Extent) or not hasattr(given, "__iter__"):
+        raise InvalidSpec(f"the {family} map must be a list of Extents, not {given!r}; parse reads text", part=family)
+    extents = tuple(given)
+    _check(extents, family)
+    return extents
 
 
 def _check(extents: tuple[Extent, ...], family: str) -> None:
@@ -231,4 +250,5 @@ def _check(extents: tuple[Extent, ...], family: str) -> None:
 
 
 def _text(extents: tuple[Extent, ...]) -> bytes:
-    return b"".join(b"%d %d %d\n" % extent.numbers() for extent in extents)
+    # No newline at the end: a map may have 4095 bytes in all, and that would be one more.
+    return b"\n".join([b"%d %d %d" % extent.numbers() for extent in extents])

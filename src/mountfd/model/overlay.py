@@ -6,15 +6,14 @@ import os
 
 from mountfd.errors import InvalidSpec
 from mountfd.model.grouping import is_plain
+from mountfd.model.idmap import IdMap
 from mountfd.model.overlay_options import check_options
+from mountfd.model.param import Param
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import NoReturn, Protocol, TypeAlias
-
-    from mountfd.model.idmap import IdMap
-    from mountfd.model.param import Param
 
     AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
@@ -59,12 +58,13 @@ class Layer:
         """Check the path."""
         if not isinstance(path, str | bytes | os.PathLike):
             raise InvalidSpec(f"a layer must be a path, a Layer or a Mount, not {path!r}", part="layer")
-        self.raw = raw = os.fsencode(path)
+        self.raw = raw = _encoded(path, "layer")
         self.path = path if type(path) is str else os.fsdecode(raw)
         if not raw or b"\0" in raw:
             raise InvalidSpec(f"the layer {self.path!r} is empty or has a NUL in it", part="layer")
         if base is not None:
             _check_below(base, self.path)
+        _check_idmap(idmap, f"layer {self.path!r}")
         self.idmap, self.data_only, self.base = idmap, data_only, base
 
     def _parts(self) -> tuple[object, ...]:
@@ -100,7 +100,7 @@ def _plain_layers(paths: list[str]) -> tuple[Layer, ...] | None:
     Hundreds of paths joined, encoded and split once cost a quarter of what they cost one by one.
     """
     joined = "\0".join(paths)
-    raws = os.fsencode(joined).split(b"\0")
+    raws = _encoded(joined, "layer").split(b"\0")
     if len(raws) != len(paths) or b"" in raws:
         return None
     layers = []
@@ -139,12 +139,15 @@ class Overlay:
         upper: AnyLayer | None = None,
         work: AnyLayer | None = None,
         idmap: IdMap | None = None,
-        options: Sequence[Param] = (),
+        options: Iterable[Param] = (),
         source: str | None = None,
     ) -> None:
         """Check every rule that needs no kernel."""
-        if isinstance(lower, str | bytes | os.PathLike) or hasattr(lower, "fileno"):
-            raise InvalidSpec("lower must be a list of layers, topmost first", part="lower")
+        if _is_no_list(lower) or isinstance(lower, set | frozenset):
+            raise InvalidSpec(f"lower must be a list of layers, topmost first, not {lower!r}", part="lower")
+        if _is_no_list(options):
+            raise InvalidSpec(f"options must be a list of parameters, not {options!r}", part="options")
+        _check_idmap(idmap, "overlay")
         fill = object.__setattr__
         fill(self, "lower", _layers(list(lower)))
         fill(self, "upper", None if upper is None else _layer(upper))
@@ -161,6 +164,24 @@ class Overlay:
     def read_only(self) -> bool:
         """Whether there is no layer that could take changes."""
         return self.upper is None
+
+    @property
+    def regular(self) -> tuple[Layer, ...]:
+        """The lower layers whose names are seen, topmost first."""
+        return tuple([layer for layer in self.lower if not layer.data_only])
+
+    @property
+    def data_only(self) -> tuple[Layer, ...]:
+        """The lower layers that hold file content alone, topmost first."""
+        return tuple([layer for layer in self.lower if layer.data_only])
+
+    def __reduce__(self) -> tuple[type[Overlay], tuple[object, ...]]:
+        """Copy by construction, and pickle where every base can be."""
+        return Overlay, self._parts()
+
+    def __delattr__(self, name: str) -> NoReturn:
+        """Refuse: an overlay is a value."""
+        raise AttributeError("Overlay is immutable: make another one")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         """Refuse: an overlay is a value."""
@@ -219,14 +240,18 @@ def _check_lower(lower: tuple[Layer, ...], *, alone: bool) -> None:
 
 
 def _check_duplicates(lower: tuple[Layer, ...]) -> None:
-    seen: dict[tuple[bytes, int], Layer] = {}
+    seen: dict[tuple[tuple[bytes, ...], int], Layer] = {}
     for layer in lower:
-        # Not normpath: `..` after a symlink doesn't mean what its text says.
-        parts = [part for part in layer.raw.split(b"/") if part not in (b"", b".")]
-        key = (layer.raw[:1] * (layer.raw[:1] == b"/") + b"/".join(parts), id(layer.base) if layer.base else 0)
+        key = (_steps(layer), id(layer.base))
         if key in seen:
             raise InvalidSpec(f"the layer {layer.path!r} is given twice (as {seen[key].path!r})", part="lower")
         seen[key] = layer
+
+
+def _steps(layer: Layer) -> tuple[bytes, ...]:
+    """Take a path apart. Not as normpath does: `..` after a symlink doesn't mean what its text says."""
+    steps = [step for step in layer.raw.split(b"/") if step not in (b"", b".")]
+    return (b"/", *steps) if layer.raw[:1] == b"/" else tuple(steps)
 
 
 def _check_data_only(lower: tuple[Layer, ...]) -> None:
@@ -262,16 +287,35 @@ def _check_pair(upper: Layer | None, work: Layer | None) -> None:
 
 
 def _check_apart(upper: Layer, work: Layer) -> None:
-    one, other = (layer.raw.rstrip(b"/") for layer in (upper, work))
-    if one == other:
-        raise InvalidSpec(f"upper and work are the same directory {upper.path!r}", part="work")
-    for inner, outer, a, b in (("work", "upper", other, one), ("upper", "work", one, other)):
-        if a.startswith(b + b"/") and b".." not in a.split(b"/"):
-            raise InvalidSpec(f"{inner} {os.fsdecode(a)!r} lies inside {outer} {os.fsdecode(b)!r}", part=inner)
+    pair = {"upper": (upper, _steps(upper)), "work": (work, _steps(work))}
+    if pair["upper"][1] == pair["work"][1]:
+        raise InvalidSpec(f"upper {upper.path!r} and work {work.path!r} are the same directory", part="work")
+    for inner, outer in (("work", "upper"), ("upper", "work")):
+        (deep, below), (high, above) = pair[inner], pair[outer]
+        if below[: len(above)] == above and b".." not in below:
+            raise InvalidSpec(f"{inner} {deep.path!r} lies inside {outer} {high.path!r}", part=inner)
+
+
+def _is_no_list(given: object) -> bool:
+    """Say whether somebody gave one thing where several belong; text is many letters only to Python."""
+    one = isinstance(given, str | bytes | os.PathLike | Layer | Param) or hasattr(given, "fileno")
+    return one or not hasattr(given, "__iter__")
+
+
+def _check_idmap(idmap: object, whose: str) -> None:
+    if idmap is not None and not isinstance(idmap, IdMap):
+        raise InvalidSpec(f"the idmap of the {whose} must be an IdMap, not {idmap!r}", part="idmap")
+
+
+def _encoded(path: AnyPath, part: str) -> bytes:
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InvalidSpec(f"the {part} {path!r} has characters that no file name can have", part=part) from None
 
 
 def _check_source(source: str | None) -> None:
     if source is None:
         return
-    if not isinstance(source, str) or "\0" in source or not 0 < len(os.fsencode(source)) <= _SOURCE_MAX:
+    if not isinstance(source, str) or "\0" in source or not 0 < len(_encoded(source, "source")) <= _SOURCE_MAX:
         raise InvalidSpec(f"source {source!r} must be text of 1 to {_SOURCE_MAX} bytes without a NUL", part="source")

@@ -11,7 +11,7 @@ from mountfd.model.param import Flag, Param, String
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 __all__ = ["check_options"]
 
@@ -35,26 +35,30 @@ _VALUES = {
 }
 _FLAGS = ("userxattr", "volatile", "default_permissions", "override_creds", "nooverride_creds", "ro", "rw")
 
-# Pairs that overlayfs refuses or that mean opposite things; a flag's value is written "".
+# Pairs that every kernel refuses, in silence drops one of, or that mean opposite things; a flag's value is written "".
+# Not here: verity= with userxattr or metacopy=off, which Linux 6.16 allows, and userxattr with redirect_dir=off, which
+# depends on the kernel's configuration.
 _CONTRADICTIONS = (
     (("userxattr", ""), ("redirect_dir", "on")),
+    (("userxattr", ""), ("redirect_dir", "follow")),
     (("userxattr", ""), ("metacopy", "on")),
-    (("userxattr", ""), ("verity", "on")),
-    (("userxattr", ""), ("verity", "require")),
-    (("metacopy", "on"), ("redirect_dir", "off")),
     (("metacopy", "on"), ("redirect_dir", "nofollow")),
     (("metacopy", "on"), ("nfs_export", "on")),
     (("nfs_export", "on"), ("index", "off")),
-    (("verity", "require"), ("metacopy", "off")),
     (("ro", ""), ("rw", "")),
     (("override_creds", ""), ("nooverride_creds", "")),
     (("volatile", ""), ("fsync", "strict")),
     (("volatile", ""), ("fsync", "auto")),
 )
+# Without an upper layer there is nothing to redirect, and both of these mean the same as `on`.
+_CONTRADICTIONS_WITH_UPPER = (
+    (("metacopy", "on"), ("redirect_dir", "off")),
+    (("metacopy", "on"), ("redirect_dir", "follow")),
+)
 _NEEDS_UPPER = (("rw", ""), ("volatile", ""), ("fsync", "volatile"), ("index", "on"))
 
 
-def check_options(options: Sequence[Param], *, read_only: bool) -> None:
+def check_options(options: Iterable[Param], *, read_only: bool) -> None:
     """Check each option and all of them together; read_only says that there is no upper layer. Raises InvalidSpec."""
     given: dict[str, str] = {}
     for option in options:
@@ -63,7 +67,7 @@ def check_options(options: Sequence[Param], *, read_only: bool) -> None:
             raise InvalidSpec(f"the option {key!r} is given twice", part=key)
         given[key] = _value(option)
     pairs = set(given.items())
-    for one, other in _CONTRADICTIONS:
+    for one, other in _CONTRADICTIONS if read_only else _CONTRADICTIONS + _CONTRADICTIONS_WITH_UPPER:
         if one in pairs and other in pairs:
             raise InvalidSpec(f"the options {_words(one)!r} and {_words(other)!r} contradict each other", part=one[0])
     if read_only:
@@ -80,6 +84,9 @@ def _check_one(option: Param) -> str:
     key = option.key
     if key in _LAYER_KEYS:
         raise InvalidSpec(f"{key!r} is not an option here: use {_LAYER_KEYS[key]}", part=key)
+    if "=" in key or "," in key:
+        # The route by mount(2) would read these as options of their own.
+        raise InvalidSpec(f"the key {key!r} holds more than a key: write {_suggestion(key)}", part=key)
     if isinstance(option, Flag) and key in _VALUES:
         raise InvalidSpec(f"the option {key!r} needs a value: {', '.join(_VALUES[key])}", part=key)
     if isinstance(option, String) and key in _FLAGS:
@@ -96,6 +103,8 @@ def _value(option: Param) -> str:
 
 
 def _suggestion(text: str) -> str:
+    if "," in text:
+        return "one parameter for each option"
     key, equals, value = text.partition("=")
     return f"param.String({key!r}, {value!r})" if equals else f"param.Flag({text!r})"
 

@@ -8,13 +8,21 @@ from mountfd.errors import InvalidSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn, TypeAlias
+    from typing import NoReturn, TypeAlias, TypeVar, final
 
     AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+    Kind = TypeVar("Kind", bound=type)
+else:
+
+    def final(kind: Kind) -> Kind:
+        """Do nothing at run time, as typing's own; that one costs its import."""
+        return kind
+
 
 __all__ = ["Blob", "Fd", "Flag", "Param", "Path", "String"]
 
 _KEY_MAX = 255
+_FD_MAX = 2**31 - 1
 
 
 class Param:
@@ -22,6 +30,11 @@ class Param:
 
     __slots__ = ("key",)
     key: str
+
+    def __init_subclass__(cls) -> None:
+        """Keep the kinds final: `type(param) is Flag` is how they are told apart."""
+        if cls.__module__ != __name__:
+            raise TypeError(f"{cls.__bases__[0].__name__} can't be subclassed")
 
     def __init__(self, key: str) -> None:
         """Check the key: text of 1 to 255 bytes without a NUL."""
@@ -64,12 +77,14 @@ def _slots(kind: type) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
+@final
 class Flag(Param):
     """A parameter without a value, such as `ro` or `volatile`. Call: fsconfig(2) FSCONFIG_SET_FLAG."""
 
     __slots__ = ()
 
 
+@final
 class String(Param):
     """A parameter with text, such as `source`. Call: fsconfig(2) FSCONFIG_SET_STRING, which carries 255 bytes.
 
@@ -89,6 +104,7 @@ class String(Param):
         object.__setattr__(self, "value", value)
 
 
+@final
 class Fd(Param):
     """A parameter with an open file. Call: fsconfig(2) FSCONFIG_SET_FD.
 
@@ -104,6 +120,7 @@ class Fd(Param):
         object.__setattr__(self, "fd", _number(fd, key, "fd"))
 
 
+@final
 class Path(Param):
     """A parameter with a path that the kernel resolves. Call: fsconfig(2) FSCONFIG_SET_PATH.
 
@@ -119,12 +136,14 @@ class Path(Param):
         super().__init__(key)
         if not isinstance(path, str | bytes | os.PathLike):
             raise InvalidSpec(f"the path of {key!r} must be a path, not {path!r}", part=key)
-        if b"\0" in os.fsencode(path):
-            raise InvalidSpec(f"the path of {key!r} has a NUL in it", part=key)
+        raw = os.fsencode(path)
+        if not raw or b"\0" in raw:
+            raise InvalidSpec(f"the path of {key!r} is empty or has a NUL in it", part=key)
         object.__setattr__(self, "path", path)
         object.__setattr__(self, "dir_fd", None if dir_fd is None else _number(dir_fd, key, "dir_fd"))
 
 
+@final
 class Blob(Param):
     """A parameter with binary data. Call: fsconfig(2) FSCONFIG_SET_BINARY.
 
@@ -143,6 +162,6 @@ class Blob(Param):
 
 
 def _number(value: int, key: str, what: str) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _FD_MAX:
         raise InvalidSpec(f"the {what} of {key!r} must be an open descriptor's number, not {value!r}", part=key)
     return value

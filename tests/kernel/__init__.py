@@ -1,0 +1,1 @@
+"""Tests that ask this machine's kernel."""
