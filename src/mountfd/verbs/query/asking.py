@@ -1,0 +1,209 @@
+"""One statmount(2) call and the decoding of its answer; one listmount(2) walk."""
+
+from __future__ import annotations
+
+import os
+from errno import EOVERFLOW
+from struct import Struct
+
+from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.abi.flags import Attr, MountFlag, Propagation
+from mountfd.abi.layouts import MntIdReq, StatMountBuffer
+from mountfd.errors import KernelError
+from mountfd.model.idmap import Extent
+from mountfd.model.info import FIELDS, MountInfo
+from mountfd.model.mountinfo import unescape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["EVERYTHING", "ask", "list_below", "mask_of"]
+
+# What statmount(2) must be asked for so that a field of MountInfo can be told: STATMOUNT_* of abi/flags.py.
+_BITS = {
+    "id": 0x2,
+    "parent_id": 0x2,
+    "id_old": 0x2,
+    "parent_id_old": 0x2,
+    "ns_id": 0x40,
+    "dev": 0x1,
+    "fstype": 0x20,
+    "subtype": 0x100,
+    "source": 0x200,
+    "root": 0x8,
+    "point": 0x10,
+    "attrs": 0x2,
+    "sb_flags": 0x1,
+    "propagation": 0x2,
+    "peer_group": 0x2,
+    "master": 0x2,
+    "propagate_from": 0x4,
+    "options": 0x80,
+    "uid_map": 0x2000,
+    "gid_map": 0x4000,
+}
+EVERYTHING = 0
+for _bit in _BITS.values():
+    EVERYTHING |= _bit
+
+_STRINGS = 512  # where they begin: offsets in the fixed part count from here
+_FIRST_BUFFER = 4096
+_LAST_BUFFER = 1 << 24
+_IDS = 8192
+_U32, _U64, _DEV = Struct("=I"), Struct("=Q"), Struct("=2I")
+
+
+class _Desk:
+    """A request and a buffer; taken by one call at a time, also where a signal handler asks in between."""
+
+    __slots__ = ("buffer", "pointer", "request", "size")
+
+    def __init__(self) -> None:
+        """Begin with room for most answers; EOVERFLOW makes it larger."""
+        self.request = MntIdReq()
+        self.pointer = calls.reference(self.request)
+        self.grow(_FIRST_BUFFER)
+
+    def grow(self, size: int) -> None:
+        """Make room for size bytes."""
+        self.size = size
+        self.buffer = calls.bytes_buffer(size)
+
+
+_free: list[_Desk] = []
+
+
+def mask_of(fields: tuple[str, ...]) -> int:
+    """Give the bits to ask for so that these fields can be told, and always the ids."""
+    if fields is FIELDS:
+        return EVERYTHING
+    mask = 0x2
+    for name in fields:
+        mask |= _BITS[name]
+    return mask
+
+
+def ask(mnt_id: int, mask: int, *, ns_id: int = 0, fd: int = -1) -> MountInfo:
+    """Ask the kernel about one mount.
+
+    Arguments: mnt_id, a unique id; mask, from mask_of; ns_id, of the mount's namespace (0: the caller's own);
+    fd, of the mount itself instead of an id (Linux 7.0).
+    Raises: Missing when there is no such mount there, Denied when it is out of the caller's reach, NotSupported.
+    Call: statmount(2), Linux 6.8.
+    """
+    try:
+        desk = _free.pop()
+    except IndexError:
+        desk = _Desk()
+    request = desk.request
+    request.param = mask
+    if fd >= 0:
+        request.mnt_id = request.mnt_ns_id = 0
+        request.size, request.mnt_ns_fd, flags = n.MNT_ID_REQ_SIZE_VER0, fd, 1
+    else:
+        request.mnt_id, request.mnt_ns_id, request.mnt_ns_fd = mnt_id, ns_id, 0
+        request.size, flags = n.MNT_ID_REQ_SIZE_VER1 if ns_id else n.MNT_ID_REQ_SIZE_VER0, 0
+    try:
+        while True:
+            try:
+                calls.statmount(desk.pointer, desk.buffer, desk.size, flags)
+            except KernelError as error:
+                if error.errno != EOVERFLOW or desk.size >= _LAST_BUFFER:
+                    raise
+                desk.grow(desk.size * 4)
+            else:
+                buffer = desk.buffer
+                return MountInfo(buffer[: _U32.unpack_from(buffer)[0]], _decode)
+    finally:
+        _free.append(desk)
+
+
+def list_below(mnt_id: int, *, ns_id: int = 0) -> list[int]:
+    """List the unique ids of all mounts below one, not itself; of a whole namespace for LSMT_ROOT.
+
+    Arguments: mnt_id; ns_id, of the namespace (0: the caller's own).
+    A mount that stands all the time is in the list; one that comes or goes meanwhile may be.
+    Call: listmount(2), Linux 6.8; in another namespace, Linux 6.11.
+    """
+    size = n.MNT_ID_REQ_SIZE_VER1 if ns_id else n.MNT_ID_REQ_SIZE_VER0
+    request = MntIdReq(size, 0, mnt_id, 0, ns_id)
+    pointer = calls.reference(request)
+    found: list[int] = []
+    while True:
+        part = calls.list_ids(pointer, _IDS)
+        found += part
+        if len(part) < _IDS:
+            return found
+        request.param = part[-1]
+
+
+# --- decoding ------------------------------------------------------------------------------------------------------
+def _decode(info: MountInfo, raw: bytes, name: str) -> None:
+    # The answer's mask says what it holds: less than was asked for where the kernel can't tell or it doesn't apply.
+    held = _U64.unpack_from(raw, _AT["mask"])[0] & _BITS[name]
+    setattr(info, name, _READERS[name](raw) if held else None)
+
+
+_AT: dict[str, int] = {name: getattr(StatMountBuffer, name).offset for name, *_ in StatMountBuffer._fields_}
+
+
+def _u64(field: str, kind: Callable[[int], Any] = int) -> Callable[[bytes], Any]:
+    at, unpack = _AT[field], _U64.unpack_from
+    return lambda raw: kind(unpack(raw, at)[0])
+
+
+def _u32(field: str, kind: Callable[[int], Any] = int) -> Callable[[bytes], Any]:
+    at, unpack = _AT[field], _U32.unpack_from
+    return lambda raw: kind(unpack(raw, at)[0])
+
+
+def _text(field: str) -> Callable[[bytes], str]:
+    at, unpack = _AT[field], _U32.unpack_from
+
+    def read(raw: bytes) -> str:
+        start = _STRINGS + unpack(raw, at)[0]
+        return os.fsdecode(raw[start : raw.index(0, start)])
+
+    return read
+
+
+def _options(raw: bytes) -> str:
+    start = _STRINGS + _U32.unpack_from(raw, _AT["mnt_opts"])[0]
+    return unescape(raw[start : raw.index(0, start)]).decode(errors="surrogateescape")
+
+
+def _id_map(count: str, field: str) -> Callable[[bytes], tuple[Extent, ...]]:
+    def read(raw: bytes) -> tuple[Extent, ...]:
+        number = _U32.unpack_from(raw, _AT[count])[0]
+        start = _STRINGS + _U32.unpack_from(raw, _AT[field])[0]
+        lines = raw[start:].split(b"\0", number)[:number]
+        return tuple(Extent(*map(int, line.split())) for line in lines)
+
+    return read
+
+
+_READERS: dict[str, Callable[[bytes], Any]] = {
+    "id": _u64("mnt_id"),
+    "parent_id": _u64("mnt_parent_id"),
+    "id_old": _u32("mnt_id_old"),
+    "parent_id_old": _u32("mnt_parent_id_old"),
+    "ns_id": _u64("mnt_ns_id"),
+    "dev": lambda raw: _DEV.unpack_from(raw, _AT["sb_dev_major"]),
+    "fstype": _text("fs_type"),
+    "subtype": _text("fs_subtype"),
+    "source": _text("sb_source"),
+    "root": _text("mnt_root"),
+    "point": _text("mnt_point"),
+    "attrs": _u64("mnt_attr", Attr),
+    "sb_flags": _u32("sb_flags", MountFlag),
+    "propagation": _u64("mnt_propagation", Propagation),
+    "peer_group": _u64("mnt_peer_group"),
+    "master": _u64("mnt_master"),
+    "propagate_from": _u64("propagate_from"),
+    "options": _options,
+    "uid_map": _id_map("mnt_uidmap_num", "mnt_uidmap"),
+    "gid_map": _id_map("mnt_gidmap_num", "mnt_gidmap"),
+}
