@@ -113,7 +113,8 @@ class KernelError(MountfdError, OSError):
     def __reduce__(self) -> tuple[Callable[..., KernelError], tuple[object, ...]]:
         """Pickle every attribute; arguments travel as their words, since descriptors mean nothing elsewhere."""
         state = (self.filename, self.log, self.hint, self.feature)
-        return _rebuild_kernel, (type(self), self.errno, self.syscall, tuple(map(_portable, self.arguments)), state)
+        call = (type(self), self.errno, self.syscall, tuple(map(_portable, self.arguments)), state)
+        return _rebuild_kernel, (*call, tuple(getattr(self, "holders", ())))
 
 
 class Missing(KernelError, FileNotFoundError):
@@ -194,15 +195,19 @@ def _portable(argument: object) -> object:
     return argument if isinstance(argument, int | str | bytes | None) else repr(argument)
 
 
-def _rebuild_kernel(
+def _rebuild_kernel(  # noqa: PLR0913, PLR0917 (an error repeats the whole call)
     kind: type[KernelError],
     errno: int,
     syscall: str,
     arguments: tuple[object, ...],
     state: tuple[str | None, tuple[str, ...], str | None, str | None],
+    holders: tuple[object, ...],
 ) -> KernelError:
     filename, log, hint, feature = state
-    return kind(errno, syscall, arguments, filename=filename, log=log, hint=hint, feature=feature)
+    error = kind(errno, syscall, arguments, filename=filename, log=log, hint=hint, feature=feature)
+    if isinstance(error, Busy):
+        error.holders = holders
+    return error
 
 
 def _rebuild_invalid(kind: type[InvalidSpec], message: str, part: str | None) -> InvalidSpec:

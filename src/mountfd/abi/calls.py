@@ -32,6 +32,7 @@ from ctypes import (
     get_errno,
 )
 from errno import EINTR, ENOSYS
+from signal import SIG_BLOCK, SIG_SETMASK
 
 from mountfd.abi import numbers as n
 from mountfd.errors import NotSupported, from_errno
@@ -289,6 +290,38 @@ capget: Callable[[Any, Any], int] = _symbol("capget", "header:pointer data:point
 capset: Callable[[Any, Any], int] = _symbol("capset", "header:pointer data:pointer")
 
 
+# The three calls of each layer of an overlay, hundreds of times: half of assembling one. So this is a loop of its own
+# over a function without a prototype, which takes ints as C ints and bytes as pointers as they are.
+_syscall_as_is = _libc["syscall"]
+_syscall_as_is.restype = c_long
+_HOW_SIZE = c_size_t(24)
+
+
+def feed_layers(fs: int, key: bytes, at: int, names: list[bytes], how: Any) -> int:  # noqa: ANN401 (ctypes' byref)
+    """Open each name below a descriptor and give it to a context: openat2(2), fsconfig(2) SET_FD, close(2).
+
+    Arguments: fs, the context; key; at, the directory; names, topmost first; how, a reference to an OpenHow.
+    Gives how many went well: the first that didn't is left for the rows to be tried with, as all are under a watcher.
+    """
+    if watcher is not None:
+        return 0
+    call, close = _syscall_as_is, os.close
+    open_number, set_number, size = n.SYS_openat2, n.SYS_fsconfig, _HOW_SIZE
+    done = 0
+    for name in names:
+        layer = call(open_number, at, name, how, size)
+        if layer < 0:
+            break
+        try:
+            refused = call(set_number, fs, n.FSCONFIG_SET_FD, key, None, layer)
+        finally:
+            close(layer)
+        if refused:
+            break
+        done += 1
+    return done
+
+
 # setfsuid(2) and setfsgid(2) answer the previous id and have no way to report failure, so they aren't rows:
 # asking a second time with the invalid id -1 tells what is in force now.
 _setfsuid = CFUNCTYPE(c_int, c_uint, use_errno=True)(("setfsuid", _libc))
@@ -303,31 +336,57 @@ def set_fs_ids(uid: int, gid: int) -> bool:
     return (_setfsuid(_NO_ID) & _NO_ID, _setfsgid(_NO_ID) & _NO_ID) == (uid, gid)
 
 
+# sigprocmask(2) can't fail with these arguments. signal.pthread_sigmask does the same, but makes an enum member of each
+# of 64 signals, which takes longer than all the rest of making a user namespace, and may run handlers on its way.
+_sigprocmask = CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(("sigprocmask", _libc))
+_SIGSET = 128
+_EVERY_SIGNAL = create_string_buffer(b"\xff" * _SIGSET, _SIGSET)
+
+
+def block_signals() -> object:
+    """Block every signal in this thread; give what `restore_signals` needs."""
+    before = create_string_buffer(_SIGSET)
+    _sigprocmask(SIG_BLOCK, _EVERY_SIGNAL, before)
+    return before
+
+
+def restore_signals(before: object) -> None:
+    """Block again only what was blocked before."""
+    _sigprocmask(SIG_SETMASK, before, None)
+
+
 def function_address(name: str) -> int:
     """Give the address of a libc function, for clone(2) to run without any Python in the child."""
-    address = cast(getattr(_libc, name), c_void_p).value
+    function = getattr(_libc, name, None)
+    address = None if function is None else cast(function, c_void_p).value
     if address is None:
         raise NotSupported(ENOSYS, name, feature=name, hint=f"this system's libc has no symbol {name}")
     return address
 
 
-def spawn(name: str, argument: int, flags: int) -> tuple[int, int]:
-    """Start a libc function as a process that shares this one's memory; give its pid and its pidfd.
+def spawn(name: str, argument: int, flags: int) -> tuple[int, int, object]:
+    """Start a libc function as a process that shares this one's memory; give its pid, its pidfd and its stack.
 
     Arguments: name, a function of the libc that takes one integer; argument; flags, of clone(2), with CLONE_PIDFD.
-    The exit signal is 0. The stack is only needed until the function is reached.
+    The exit signal is 0. Keep the stack until the process has been waited for: it lies in this process's memory, and
+    the new one finds even the function's address there, whenever it gets to run.
     """
     stack = create_string_buffer(_STACK)
     pidfd = c_int(-1)
     top = (addressof(stack) + _STACK) & ~15
     pid = clone(function_address(name), top, flags, argument, byref(pidfd), None, None)
-    return pid, pidfd.value
+    return pid, pidfd.value, stack
 
 
 def list_ids(request: Any, count: int) -> list[int]:  # noqa: ANN401 (ctypes' byref has no public type)
     """Ask listmount(2) for up to count mount ids."""
     ids = (c_uint64 * count)()
     return ids[: listmount(request, ids, count, 0)]
+
+
+def bytes_buffer(size: int) -> Any:  # noqa: ANN401 (ctypes' arrays have no public type)
+    """Make a buffer that calls can write to; slices of it are bytes."""
+    return create_string_buffer(size)
 
 
 def read_bytes(fd: int, size: int) -> bytes:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from ctypes import c_uint64
-from errno import EBADF, EFAULT, EINVAL, ENOSYS, EPERM
+from errno import EAGAIN, EBADF, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSYS, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.abi.layouts import MntIdReq, MountAttr, OpenHow, StatMountBuffer, StatxBuffer
-from mountfd.errors import KernelError
+from mountfd.abi.layouts import CapData, CapHeader, MntIdReq, MountAttr, OpenHow, StatMountBuffer, StatxBuffer
+from mountfd.errors import KernelError, LimitReached, unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,19 +25,33 @@ _PATH_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _EMPTY_PATHS = 0x44  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 _ATTR_IDMAP = 0x100000
 _NO_FD = 2**31 - 1
+_CAP_SYS_ADMIN = 21
 
 
 def _errno_of(call: Callable[[], object]) -> int:
     try:
         call()
     except KernelError as error:
+        if isinstance(error, LimitReached) or error.errno in (EAGAIN, ENOMEM):
+            raise  # says something about this moment, and nothing that may be remembered
         return error.errno
     return 0
 
 
 def _known(call: Callable[[], object]) -> Probe:
-    """Ask with bad arguments: ENOSYS is a kernel without the call, EPERM for root a seccomp filter against it."""
-    return lambda: _errno_of(call) not in ({ENOSYS, EPERM} if os.geteuid() == 0 else {ENOSYS})
+    """Ask with bad arguments: ENOSYS is a kernel without the call, EPERM for the privileged a seccomp filter."""
+
+    def probe() -> bool:
+        errno = _errno_of(call)
+        return errno != ENOSYS and not (errno == EPERM and _may_mount())
+
+    return probe
+
+
+def _may_mount() -> bool:
+    header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
+    calls.capget(calls.reference(header), calls.reference(held))
+    return bool(held.effective >> _CAP_SYS_ADMIN & 1)
 
 
 def _statx(bit: int) -> Probe:
@@ -103,7 +117,15 @@ def _layer_fd(key: bytes) -> Callable[[int, int], None]:
 
 
 def _layer_append(fs: int, _tmpfs: int) -> None:
-    calls.fsconfig_set_string(fs, b"lowerdir+", b"/")
+    # overlayfs before 6.5 keeps every parameter for later, and so seems to take all: ask for a layer that isn't there.
+    if _errno_of(lambda: calls.fsconfig_set_string(fs, b"lowerdir+", b"/\x01no such layer")) != ENOENT:
+        raise unsupported("lowerdir+", "overlayfs doesn't look at its layers one by one")
+
+
+def _override_creds(fs: int, _tmpfs: int) -> None:
+    if _errno_of(lambda: calls.fsconfig_set_flag(fs, b"no such parameter")) == 0:
+        raise unsupported("override_creds", "overlayfs takes whatever it is given, and looks at it later")
+    calls.fsconfig_set_flag(fs, b"override_creds")
 
 
 def _clone(tmpfs: int) -> None:
@@ -125,18 +147,11 @@ def _inside(tmpfs: int) -> None:
         os.close(other)
 
 
-def _idmap(tmpfs: int) -> None:
-    # The initial user namespace is refused with EPERM after everything else has passed, while a filesystem or a
-    # kernel that can't be idmapped says EINVAL or ENOSYS.
-    userns = calls.openat(n.AT_FDCWD, b"/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC, 0)
-    change = calls.reference(MountAttr(_ATTR_IDMAP, 0, 0, userns))
-    try:
-        calls.mount_setattr(tmpfs, b"", n.AT_EMPTY_PATH, change, n.MOUNT_ATTR_SIZE_VER0)
-    except KernelError as error:
-        if error.errno != EPERM:
-            raise
-    finally:
-        os.close(userns)
+def _idmap() -> bool:
+    # The user namespace is looked at before the mount: an attribute that is known comes as far as its bad descriptor.
+    change = calls.reference(MountAttr(_ATTR_IDMAP, 0, 0, _NO_FD))
+    size = n.MOUNT_ATTR_SIZE_VER0
+    return _errno_of(lambda: calls.mount_setattr(-1, b"", n.AT_EMPTY_PATH, change, size)) == EBADF
 
 
 def _statmount_by_fd() -> bool:
@@ -184,7 +199,7 @@ PROBES: dict[str, Probe] = {
     "OPENAT2": _known(lambda: calls.openat2(-1, b"", calls.reference(OpenHow()), 24)),
     "STATX_MNT_ID": _statx(0x1000),
     "MOUNT_SETATTR": _known(lambda: calls.mount_setattr(-1, b"", n.AT_EMPTY_PATH, None, 0)),
-    "IDMAPPED_MOUNT": _on_tmpfs(_idmap),
+    "IDMAPPED_MOUNT": _idmap,
     "MOVE_MOUNT_SET_GROUP": _move_flag(0x100),
     "MOVE_MOUNT_BENEATH": _move_flag(0x200),
     "OVERLAY_LAYER_APPEND": _on_overlay(_layer_append),
@@ -192,7 +207,7 @@ PROBES: dict[str, Probe] = {
     "STATMOUNT": _known(lambda: calls.statmount(None, None, 0, 0)),
     "LISTMOUNT": _known(lambda: calls.listmount(None, (c_uint64 * 1)(), 0, 0)),
     "OVERLAY_LAYER_DETACHED": _on_overlay(_layer_fd(b"lowerdir+")),
-    "OVERLAY_OVERRIDE_CREDS": _on_overlay(lambda fs, _: calls.fsconfig_set_flag(fs, b"override_creds")),
+    "OVERLAY_OVERRIDE_CREDS": _on_overlay(_override_creds),
     "OPEN_TREE_ATTR": _on_tmpfs(_open_tree_attr),
     "CLONE_DETACHED": _on_tmpfs(_clone),
     "MOUNT_INSIDE_DETACHED": _on_tmpfs(_inside),

@@ -116,12 +116,22 @@ class Trace:
 
     def note(self, text: str) -> None:
         """Write a remark between the calls: which route was taken, and why."""
+        if self._before is not None:
+            self._before.note(text)
         self._write(f"# {text}")
 
     def close(self) -> None:
-        """Take the watcher away again."""
+        """Take this watcher away again, also from below one that was begun later."""
         if calls.watcher is self:
             calls.watcher = self._before
+            return
+        above = calls.watcher
+        while isinstance(above, Trace):
+            below = above._before  # noqa: SLF001 (one of its own kind)
+            if below is self:
+                above._before = self._before  # noqa: SLF001 (the same)
+                return
+            above = below
 
     def __enter__(self) -> Self:
         """Return itself: `with trace(print):` ends with the block."""

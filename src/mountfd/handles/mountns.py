@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from errno import EINVAL, ENOENT, ENOTTY
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.layouts import MntNsInfo
 from mountfd.abi.paths import encode
-from mountfd.errors import Gone, InvalidSpec, KernelError, Missing, NotSupported
+from mountfd.errors import Gone, InvalidSpec, KernelError, Missing, NotSupported, from_errno
 from mountfd.handles.fd import OwnedFd
 
 TYPE_CHECKING = False
@@ -50,6 +52,8 @@ class MountNamespace(OwnedFd):
 
         Raises: Gone when there is no such process, or it has ended; Denied when it may not be inspected.
         """
+        if type(pid) is not int or pid <= 0:
+            raise InvalidSpec(f"{pid!r} is not a process id", part="namespace")
         try:
             made = cls(calls.openat(n.AT_FDCWD, b"/proc/%d/ns/mnt" % pid, _FLAGS, 0))
         except Missing as error:
@@ -66,13 +70,46 @@ class MountNamespace(OwnedFd):
 
         Raises: Missing; InvalidSpec when the file isn't a mount namespace.
         """
-        made = cls(calls.openat(n.AT_FDCWD, encode(path), _FLAGS | os.O_NONBLOCK, 0))
+        raw = encode(path, "namespace")
+        shown = os.fsdecode(raw)
+        # Only a regular file is opened for this: opening a device can do things.
+        seen = calls.openat(n.AT_FDCWD, raw, os.O_PATH | os.O_CLOEXEC, 0)
         try:
-            if not made._is_one():
-                raise InvalidSpec(f"{os.fsdecode(path)!r} is not a mount namespace", part="namespace")
-        except BaseException:
+            regular = stat.S_ISREG(os.fstat(seen).st_mode)
+        finally:
+            os.close(seen)
+        if not regular:
+            raise InvalidSpec(f"{shown!r} is not a mount namespace", part="namespace")
+        return cls._checked(calls.openat(n.AT_FDCWD, raw, _FLAGS | os.O_NONBLOCK, 0), shown)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Make a handle on the one that an open descriptor names, which stays the caller's. Raises InvalidSpec."""
+        try:
+            copy = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+        except OSError as error:
+            raise from_errno(error.errno or 0, "fcntl", (fd,)) from error
+        return cls._checked(copy, f"descriptor {fd}")
+
+    @classmethod
+    def by_id(cls, number: int) -> MountNamespace:
+        """Take hold of the one with a unique id, among those that the caller may see.
+
+        Raises: Gone when there is none; Denied; NotSupported before Linux 6.11.
+        """
+        with cls.current() as own:
+            for namespace in own.others():
+                if namespace.id == number:
+                    return namespace
+                namespace.close()
+        raise Gone(f"no mount namespace has the id {number}, or it is out of reach")
+
+    @classmethod
+    def _checked(cls, fd: int, shown: str) -> Self:
+        made = cls(fd)
+        if not made._is_one():
             made.close()
-            raise
+            raise InvalidSpec(f"{shown!r} is not a mount namespace", part="namespace")
         return made
 
     @property
@@ -94,17 +131,34 @@ class MountNamespace(OwnedFd):
         Raises: Denied without CAP_SYS_ADMIN in the namespace's owner; NotSupported before Linux 6.11.
         Call: ioctl(2) NS_MNT_GET_PREV and NS_MNT_GET_NEXT.
         """
-        first = self.dup()
-        while (before := first._beside(n.NS_MNT_GET_PREV)) is not None:
-            first.close()
-            first = before
-        here: MountNamespace | None = first
+        here: MountNamespace | None = self._first()
         while here is not None:
-            following = here._beside(n.NS_MNT_GET_NEXT)
-            yield here
+            try:
+                following = here.beside(n.NS_MNT_GET_NEXT)  # asked now, since the caller may close this one
+            except BaseException:
+                here.close()
+                raise
+            try:
+                yield here
+            except GeneratorExit:
+                if following is not None:
+                    following.close()
+                raise
             here = following
 
-    def _beside(self, request: int) -> MountNamespace | None:
+    def _first(self) -> MountNamespace:
+        here: MountNamespace = self.dup()
+        try:
+            while (before := here.beside(n.NS_MNT_GET_PREV)) is not None:
+                here.close()
+                here = before
+        except BaseException:
+            here.close()
+            raise
+        return here
+
+    def beside(self, request: int) -> MountNamespace | None:
+        """Take hold of the one with the next larger or smaller id. Call: ioctl(2) NS_MNT_GET_NEXT or _PREV."""
         info = MntNsInfo(size=16)
         try:
             return MountNamespace(calls.ioctl(self.fileno(), request, calls.reference(info)))
@@ -114,12 +168,11 @@ class MountNamespace(OwnedFd):
             if error.errno in (ENOTTY, EINVAL):
                 hint = "walking mount namespaces came with Linux 6.11"
                 raise NotSupported(error.errno, "ioctl", hint=hint, feature="NS_MNT_GET_NEXT") from error
+            error.explain(hint="walking mount namespaces takes CAP_SYS_ADMIN in the user namespace that owns them")
             raise
 
     def _is_one(self) -> bool:
         try:
             return int(calls.ioctl_fd(self.fileno(), n.NS_GET_NSTYPE, 0)) == _NEWNS
-        except KernelError as error:
-            if error.errno in (ENOTTY, EINVAL):
-                return False
-            raise
+        except KernelError:
+            return False  # no file of nsfs knows this request

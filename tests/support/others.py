@@ -1,0 +1,39 @@
+"""Other processes: a function run in a child, as somebody else if need be; its result or its exception comes back."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+NOBODY = 65534
+
+
+def in_child(act: Callable[[], T], user: int | None = None) -> T:
+    """Run a function in a forked child, with that user's and group's id; raise here what it raises there.
+
+    What the function needs must have been imported: the other user may not be able to read it.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if user is not None:
+                os.setgroups([])
+                os.setresgid(user, user, user)
+                os.setresuid(user, user, user)
+            answer = pickle.dumps((True, act()))
+        except BaseException as error:  # noqa: BLE001 (handed to the parent, whatever it is)
+            answer = pickle.dumps((False, error))
+        os.write(writing, answer)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    fine, result = pickle.loads(data)
+    if not fine:
+        raise cast("BaseException", result)
+    return cast("T", result)
