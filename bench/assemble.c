@@ -67,7 +67,7 @@ static struct {
     char (*paths)[PATH_BYTES];   /* DIR/layers/N/fs */
 } job;
 
-static int kept_user_namespace = -1, kept_lower = -1, kept_pair = -1;
+static int kept_user_namespace = -1, kept_lower = -1, kept_pair = -1, kept_log = -1;
 
 static long must(long result, const char *what)
 {
@@ -209,8 +209,10 @@ static int clone_lower(void)
 static void ask_where(const char *path)
 {
     char link[32], real[4096];
+    struct stat here;
     int fd = open_dir(path);
     mount_of(fd, "");
+    must(fstat(fd, &here), path);
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     must(readlink(link, real, sizeof real), link);
     close(fd);
@@ -223,9 +225,18 @@ static int clone_pair(void)
     if (is(job.calls, "same")) {
         ask_where(job.upper);
         ask_where(job.work);
-        mount_of(AT_FDCWD, parent);
     }
-    return must(syscall(NR_OPEN_TREE, AT_FDCWD, parent, CLONE_TREE | O_CLOEXEC), parent);
+    int held = open_dir(parent);
+    if (is(job.calls, "same"))
+        mount_of(held, "");
+    int clone = clone_fd(held);
+    close(held);
+    if (is(job.calls, "same")) {
+        struct stat there;
+        must(fstatat(clone, "upper", &there, AT_SYMLINK_NOFOLLOW), "upper");
+        must(fstatat(clone, "work", &there, AT_SYMLINK_NOFOLLOW), "work");
+    }
+    return clone;
 }
 
 /* --- the overlay ----------------------------------------------------------------------------------------------- */
@@ -241,11 +252,30 @@ static void set_string(int context, const char *key, const char *value)
     must(syscall(NR_FSCONFIG, context, SET_STRING, key, value, 0), key);
 }
 
-static int lock_work(int pair)
+static int lock_layer(int pair, const char *name)
 {
-    int fd = must(openat(pair, "work", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), "open work");
+    struct how how = { O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, IN_CLONE };
+    int fd = must(syscall(NR_OPENAT2, pair, name, &how, sizeof how), "openat2");
     must(flock(fd, LOCK_EX | LOCK_NB), "flock");
     return fd;
+}
+
+/* What the kernel says while the overlay is made is looked at; the log is kept open. */
+static void begin_log(void)
+{
+    static bool tried;
+    if (!tried)
+        kept_log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    tried = true;
+    if (kept_log >= 0)
+        lseek(kept_log, 0, SEEK_END);
+}
+
+static void read_log(void)
+{
+    char record[8192];
+    while (kept_log >= 0 && read(kept_log, record, sizeof record) > 0)
+        ;
 }
 
 static void set_lower(int context, int lower, uint64_t resolve)
@@ -259,10 +289,10 @@ static void set_lower(int context, int lower, uint64_t resolve)
         set_fd(context, "lowerdir+", must(syscall(NR_OPENAT2, lower, job.names[i], &how, sizeof how), "openat2"));
 }
 
-static void set_pair(int context, int pair)
+static void set_pair(int context, int upper, int work)
 {
-    set_fd(context, "upperdir", must(openat(pair, "upper", PATH_DIR | O_NOFOLLOW), "open upper"));
-    set_fd(context, "workdir", must(openat(pair, "work", PATH_DIR | O_NOFOLLOW), "open work"));
+    must(syscall(NR_FSCONFIG, context, SET_FD, "upperdir", NULL, upper), "upperdir");
+    must(syscall(NR_FSCONFIG, context, SET_FD, "workdir", NULL, work), "workdir");
 }
 
 static int open_context(void)
@@ -288,25 +318,31 @@ static void attach(int overlay)
     close(overlay);
 }
 
+static void assemble_below(int lower, int pair, uint64_t resolve)
+{
+    if (!is(job.calls, "lean"))
+        begin_log();
+    int upper = lock_layer(pair, "upper"), work = lock_layer(pair, "work"), context = open_context();
+    set_lower(context, lower, resolve);
+    set_pair(context, upper, work);
+    int overlay = create(context);
+    read_log();
+    attach(overlay);
+    close(upper);
+    close(work);
+}
+
 static void assemble_from_clones(void)
 {
-    int lower = clone_lower(), pair = clone_pair(), lock = lock_work(pair), context = open_context();
-    set_lower(context, lower, IN_CLONE);
-    set_pair(context, pair);
-    int overlay = create(context);
+    int lower = clone_lower(), pair = clone_pair();
+    assemble_below(lower, pair, IN_CLONE);
     close(pair);
     close(lower);
-    attach(overlay);
-    close(lock);
 }
 
 static void assemble_from_kept(void)
 {
-    int lock = lock_work(kept_pair), context = open_context();
-    set_lower(context, kept_lower, IN_BASE);
-    set_pair(context, kept_pair);
-    attach(create(context));
-    close(lock);
+    assemble_below(kept_lower, kept_pair, IN_BASE);
 }
 
 static void assemble_from_paths(void)

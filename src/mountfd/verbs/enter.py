@@ -1,0 +1,83 @@
+"""Work done on a thread of its own: in a mount namespace of its own, which both end together, or with other ids."""
+
+from __future__ import annotations
+
+import threading
+
+from mountfd.abi import calls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from mountfd.handles.mountns import MountNamespace
+
+    T = TypeVar("T")
+
+__all__ = ["in_namespace", "in_private_namespace", "on_thread"]
+
+_CLONE_FS = 0x200
+_CLONE_NEWNS = 0x20000
+_MS_REC_PRIVATE = 16384 | 1 << 18
+
+
+def in_private_namespace(act: Callable[[], T]) -> T:
+    """Run a function on a thread in a private copy of this mount namespace.
+
+    What the function attaches there nobody else sees, and it is gone when the function returns, or when this process
+    is killed. The thread has its own working directory. What the function raises is raised here.
+    Calls: unshare(2) with CLONE_NEWNS, which a thread may do for itself alone.
+    """
+
+    def body() -> T:
+        calls.unshare(_CLONE_NEWNS)
+        calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+        return act()
+
+    return on_thread(body, "mountfd-namespace")
+
+
+def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
+    """Run a function on a thread that has entered a mount namespace; its working directory is that namespace's root.
+
+    Raises: Denied without CAP_SYS_ADMIN in the namespace's owner and CAP_SYS_CHROOT; what the function raises.
+    Calls: setns(2), after unshare(2) with CLONE_FS, without which a thread may not go alone.
+    """
+
+    def body() -> T:
+        calls.unshare(_CLONE_FS)
+        calls.setns(namespace.fileno(), _CLONE_NEWNS)
+        return act()
+
+    return on_thread(body, "mountfd-namespace")
+
+
+def on_thread(act: Callable[[], T], name: str) -> T:
+    """Run a function on a thread that ends with it, for what a thread may change for itself alone.
+
+    What the function raises is raised here. An exception that a signal handler raises meanwhile waits for the
+    function's end: it works with descriptors that the caller would close.
+    """
+    results: list[T] = []
+    raised: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(act())
+        except BaseException as error:  # noqa: BLE001 (handed to the caller's thread, whatever it is)
+            raised.append(error)
+
+    thread = threading.Thread(target=body, name=name)
+    thread.start()
+    interruption: BaseException | None = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:  # noqa: BLE001 (raised again as soon as the thread is through)
+            interruption = error
+    if interruption is not None:
+        raise interruption
+    if raised:
+        raise raised.pop()  # popped, so that the exception's frames don't hold the exception
+    return results.pop()

@@ -1,0 +1,53 @@
+"""One assembly, and a stock of what this process has: the same before and after each failure."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from pathlib import Path
+
+import mountfd
+from mountfd import IdMap, Layer, Overlay
+from mountfd.lowlevel import drop_caches
+from tests.support import private
+from tests.support.layers import SHIFTED, content, layers, pair
+
+EVERYTHING = {"common": "0", "own0": "0", "own1": "1", "own2": "2"}
+
+
+def describe(scratch: Path) -> Overlay:
+    """Describe an overlay that takes every way: a shared clone, another idmap, a symlink, an idmapped upper layer."""
+    one, two, three = layers(scratch, 3)
+    (scratch / "link").symlink_to(two)
+    upper, work = pair(scratch)
+    (scratch / "here").mkdir()
+    return Overlay(
+        [one, scratch / "link", Layer(three, IdMap.parse("0:5:1"))], Layer(upper, SHIFTED), work, idmap=SHIFTED
+    )
+
+
+def act(overlay: Overlay, point: Path) -> None:
+    """Assemble and attach."""
+    drop_caches()
+    with mountfd.assemble(overlay) as root:
+        root.attach(point)
+
+
+def undo(point: Path) -> None:
+    """Look at what was attached, and take it away again."""
+    with mountfd.Mount.open(point) as root:
+        assert content(root) == EVERYTHING
+    assert private.unmounted(point)
+
+
+def stock() -> tuple[list[str], bytes, set[str]]:
+    """Give descriptors, mounts and child processes."""
+    drop_caches()
+    gc.collect(0)
+    fds = sorted(os.listdir("/proc/self/fd"))
+    children = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            children.update(Path(f"/proc/self/task/{task}/children").read_text().split())
+    return fds, Path("/proc/self/mountinfo").read_bytes(), children
