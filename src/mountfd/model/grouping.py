@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["common_parent", "is_plain", "shown_length", "too_long"]
 
-_ESCAPED = tuple(bytes([byte]) for byte in b" \t\n\r\\,=:#")
+_ESCAPED = b" \t\n\r\\,=:#"
 _KEY = len(",lowerdir+=/")
 _WORST = 4  # an odd byte is shown as four
 _LINE_BUDGET = 20 * 1024
@@ -33,12 +33,13 @@ def common_parent(paths: list[bytes]) -> tuple[bytes, list[bytes]]:
 
 def shown_length(name: bytes) -> int:
     r"""Bound the bytes that a layer's name can take in a line of mountinfo, where odd bytes become `\ooo`."""
-    return len(name) + (_WORST - 1) * sum(map(name.count, _ESCAPED)) + _KEY
+    odd = len(name) - len(name.translate(None, _ESCAPED))
+    return len(name) + (_WORST - 1) * odd + _KEY
 
 
 def too_long(names: list[bytes]) -> list[int]:
     """Choose names, by their index and longest first, that must not be shown for a line of mountinfo to stay short."""
-    if sum(map(len, names)) * _WORST + _KEY * len(names) <= _LINE_BUDGET:
+    if shown_length(b"".join(names)) + _KEY * len(names) <= _LINE_BUDGET:
         return []
     lengths = sorted(((shown_length(name), i) for i, name in enumerate(names)), reverse=True)
     total = sum(length for length, _ in lengths)

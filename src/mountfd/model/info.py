@@ -11,6 +11,7 @@ from mountfd.errors import InvalidSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from mountfd.abi.flags import Attr, MountFlag, Propagation
     from mountfd.model.idmap import Extent
@@ -85,7 +86,7 @@ class MountInfo:
     uid_map: tuple[Extent, ...] | None
     gid_map: tuple[Extent, ...] | None
 
-    def __init__(self, raw: bytes, decode: Callable[[MountInfo, bytes, str], None]) -> None:
+    def __init__(self, raw: Any, decode: Callable[[MountInfo, Any, str], None]) -> None:  # noqa: ANN401 (only decode looks)
         """Keep what the kernel said, and who can read it: decode fills at least the field that it is asked for."""
         self._raw = raw
         self._decode = decode

@@ -1,4 +1,4 @@
-"""Lines of /proc/PID/mountinfo.
+r"""Lines of /proc/PID/mountinfo.
 
     36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
     (1)(2)(3)   (4)   (5)      (6)      (7)   (8) (9)   (10)         (11)
@@ -7,13 +7,15 @@
     (7) optional fields, any number: shared:N master:N propagate_from:N unbindable   (8) separator
     (9) filesystem type, with .subtype   (10) source   (11) options of the filesystem
 
-Space, tab, newline and backslash in a field are octal escapes. A carriage return is not, so lines end at newlines only.
+Space, tab, newline and backslash in a field are octal escapes (`\040`). A carriage return is not, so lines end at
+newlines only. Names are whatever bytes somebody chose; they become text as Python's paths do, with surrogateescape.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from functools import lru_cache
 
 from mountfd.abi.flags import Attr, MountFlag, Propagation
 from mountfd.errors import InvalidSpec
@@ -23,152 +25,202 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["lines_of", "parse", "parse_line", "parse_recorded", "points", "unescape"]
+__all__ = ["parse", "parse_line", "parse_recorded", "points", "unescape"]
 
-_LEFT = frozenset(("id_old", "parent_id_old", "dev", "root", "point"))
-_NEVER = ("id", "parent_id", "ns_id", "uid_map", "gid_map")  # what mountinfo doesn't tell
+_LEFT = frozenset(("id_old", "parent_id_old", "dev", "root"))
+_RIGHT = frozenset(("subtype", "source", "sb_flags", "options"))
+_MIDDLE = frozenset(("attrs", "propagation", "peer_group", "master", "propagate_from"))
 _ATTRS = {
-    b"ro": Attr.RDONLY,
-    b"nosuid": Attr.NOSUID,
-    b"nodev": Attr.NODEV,
-    b"noexec": Attr.NOEXEC,
-    b"noatime": Attr.NOATIME,
-    b"nodiratime": Attr.NODIRATIME,
-    b"nosymfollow": Attr.NOSYMFOLLOW,
-    b"idmapped": Attr.IDMAP,
+    "ro": Attr.RDONLY,
+    "nosuid": Attr.NOSUID,
+    "nodev": Attr.NODEV,
+    "noexec": Attr.NOEXEC,
+    "noatime": Attr.NOATIME,
+    "nodiratime": Attr.NODIRATIME,
+    "nosymfollow": Attr.NOSYMFOLLOW,
+    "idmapped": Attr.IDMAP,
 }
+# What the kernel writes in front of the filesystem's own options, in its order; `mand` until Linux 5.14.
 _SB_FLAGS = {
-    b"rw": MountFlag(0),
-    b"ro": MountFlag.RDONLY,
-    b"sync": MountFlag.SYNCHRONOUS,
-    b"dirsync": MountFlag.DIRSYNC,
-    b"mand": MountFlag.MANDLOCK,
-    b"lazytime": MountFlag.LAZYTIME,
+    "sync": MountFlag.SYNCHRONOUS,
+    "dirsync": MountFlag.DIRSYNC,
+    "mand": MountFlag.MANDLOCK,
+    "lazytime": MountFlag.LAZYTIME,
 }
-_LEFT_FIELDS = 6
+_POINT, _OPTIONAL = 4, 6
+_ESCAPE = 3
 
 
 def parse_line(line: bytes) -> MountInfo:
-    """Make a record of one line, without its newline; it is decoded when a field is looked at."""
-    return MountInfo(line, _decode)
+    """Make a record of one line, without its newline. Raises InvalidSpec."""
+    return parse(line)[0]
 
 
 def points(lines: Iterable[bytes]) -> Iterator[tuple[bytes, str]]:
     """Give each mount's point and filesystem type, in the table's order."""
     for line in lines:
-        info = parse_line(line.rstrip(b"\n"))
+        info = parse_line(line)
         yield os.fsencode(info.point or ""), info.fstype or ""
 
 
-def lines_of(data: bytes) -> list[bytes]:
-    """Split a table into its lines: at newlines alone, since a field may hold any other kind of line break."""
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return lines
-
-
 def parse(data: bytes) -> list[MountInfo]:
-    """Make records of a table as the kernel wrote it just now, in its order."""
+    """Make records of a table, in its order. Raises InvalidSpec that names the line that isn't one.
+
+    Point and type are decoded now, since hardly anybody asks for less, and the rest of a line when it is looked at.
+    """
+    # At newlines alone, since a field may hold any other kind of line break.
+    lines = os.fsdecode(data).split("\n")
+    if len(set(lines)) != len(lines):
+        # Before Linux 7.0 one mount may be told twice, when its line is longer than what the kernel has room for.
+        lines = list(dict.fromkeys(lines))
     # The collector would look at all records so far again and again while they are made, and find nothing.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return [MountInfo(line, _decode) for line in lines_of(data)]
+        return _records(lines)
     finally:
         if enabled:
             gc.enable()
 
 
 def parse_recorded(data: bytes) -> list[MountInfo]:
-    """Make records of a table that was recorded somewhere, decoding all of it. Raises InvalidSpec naming the line."""
-    records = []
-    for number, line in enumerate(lines_of(data), 1):
-        if not line:
-            continue
-        info = parse_line(line)
+    """Make records of a table that was recorded somewhere. Raises InvalidSpec that names the line that isn't one."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidSpec(f"a recorded table is bytes, not {type(data).__name__}", part="data")
+    records = parse(bytes(data))
+    for info in records:
+        line: str = info._raw  # noqa: SLF001 (a record of this module's making)
         try:
-            info.as_dict()
-        except (ValueError, IndexError) as error:
-            shown = line[:120].decode(errors="replace")
-            raise InvalidSpec(f"line {number} is not a line of mountinfo: {shown!r}", part=f"line {number}") from error
-        records.append(info)
+            _check(info, line.split(" "))
+        except ValueError as error:
+            raise _broken(line, os.fsdecode(data).split("\n")) from error
     return records
 
 
 def unescape(field: bytes) -> bytes:
-    r"""Undo the kernel's octal escapes: `\040` is a space."""
+    r"""Undo the kernel's octal escapes: `\040` is a space. A backslash before anything else is one."""
     if b"\\" not in field:
         return field
     head, *rest = field.split(b"\\")
-    return head + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+    return head + b"".join(map(_unescape_one, rest))
 
 
-def _decode(info: MountInfo, line: bytes, name: str) -> None:
+def _unescape_one(part: bytes) -> bytes:
+    digits = part[:_ESCAPE]
+    if len(digits) == _ESCAPE and digits[0] in b"0123" and digits.strip(b"01234567") == b"":
+        return bytes((int(digits, 8),)) + part[_ESCAPE:]
+    return b"\\" + part
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+def _records(lines: list[str]) -> list[MountInfo]:
+    # One pass and no calls of our own for each line: this is most of what listing 10,000 mounts costs besides reading.
+    records: list[MountInfo] = []
+    types: dict[str, str] = {}
+    new = MountInfo.__new__
+    for line in lines:
+        left, separator, right = line.partition(" - ")
+        words = left.split(" ", _POINT + 1)
+        if not separator or len(words) != _POINT + 2:
+            if not line:
+                continue
+            raise _broken(line, lines)
+        info = new(MountInfo)
+        info._raw, info._decode = line, _decode  # noqa: SLF001 (what its __init__ does)
+        point = words[_POINT]
+        info.point = point if "\\" not in point else _text(point)
+        fstype = right.partition(" ")[0]
+        info.fstype = types.get(fstype) or types.setdefault(fstype, _text(fstype.partition(".")[0]))
+        records.append(info)
+    return records
+
+
+def _broken(line: str, lines: list[str]) -> InvalidSpec:
+    part = f"line {lines.index(line) + 1}"
+    shown = os.fsencode(line)[:120].decode(errors="replace")
+    return InvalidSpec(f"{part} is not a line of mountinfo: {shown!r}", part=part)
+
+
+def _check(info: MountInfo, words: list[str]) -> None:
+    """Decode everything, and refuse what the kernel never writes."""
+    info.as_dict()
+    numbers = [*words[:2], *words[2].split(":")]
+    access = words[words.index("-", _OPTIONAL) + 3].partition(",")[0]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ValueError("a number isn't one")
+    if not str(info.point).startswith("/") or not info.fstype or not info.root or access not in {"ro", "rw"}:
+        raise ValueError("a field isn't what stands there")
+
+
+# --- decoding ------------------------------------------------------------------------------------------------------
+def _decode(info: MountInfo, line: object, name: str) -> None:
+    left, _, right = str(line).partition(" - ")
     if name in _LEFT:
-        _decode_left(info, line)
-    elif name in _NEVER:
-        for field in _NEVER:
-            setattr(info, field, None)
+        _decode_left(info, left)
+    elif name in _RIGHT:
+        _decode_right(info, right)
+    elif name in _MIDDLE:
+        attrs, *optional = left.split(" ")[_POINT + 1 :]
+        info.attrs = _attrs(attrs)
+        _decode_optional(info, optional)
     else:
-        _decode_rest(info, line)
+        setattr(info, name, None)  # mountinfo doesn't tell it
 
 
-def _decode_left(info: MountInfo, line: bytes) -> None:
-    id_old, parent_id_old, dev, root, point, _ = line.split(b" ", 5)
+def _decode_left(info: MountInfo, left: str) -> None:
+    id_old, parent_id_old, dev, root, _ = left.split(" ", _POINT)
     info.id_old, info.parent_id_old = int(id_old), int(parent_id_old)
-    major, minor = dev.split(b":")
+    major, minor = dev.split(":")
     info.dev = int(major), int(minor)
     info.root = _text(root)
-    info.point = _text(point)
 
 
-def _decode_rest(info: MountInfo, line: bytes) -> None:
-    # Blanks within a field are escaped, so this separator can't be part of one.
-    left, right = line.split(b" - ", 1)
-    fstype, source, options = right.split(b" ", 2)
-    kind, _, subtype = fstype.decode(errors="surrogateescape").partition(".")
-    info.fstype, info.subtype = kind, subtype or None
+def _decode_right(info: MountInfo, right: str) -> None:
+    fstype, source, options = right.split(" ", 2)
+    info.subtype = _text(fstype.partition(".")[2]) or None
     info.source = _text(source)
     info.sb_flags, info.options = _sb_options(options)
-    attrs, *optional = left.split(b" ")[_LEFT_FIELDS - 1 :]
-    info.attrs = _attrs(attrs)
-    _decode_optional(info, optional)
 
 
-def _decode_optional(info: MountInfo, optional: list[bytes]) -> None:
-    numbers = {b"shared": 0, b"master": 0, b"propagate_from": 0}
+def _decode_optional(info: MountInfo, optional: list[str]) -> None:
+    numbers = {"shared": 0, "master": 0, "propagate_from": 0}
     kind = Propagation(0)
     for word in optional:
-        key, colon, number = word.partition(b":")
+        key, colon, number = word.partition(":")
         if colon and key in numbers:
             numbers[key] = int(number)
-        elif word == b"unbindable":
+        elif word == "unbindable":
             kind = Propagation.UNBINDABLE
-    kind |= Propagation.SHARED if numbers[b"shared"] else Propagation(0)
-    kind |= Propagation.SLAVE if numbers[b"master"] else Propagation(0)
+    kind |= Propagation.SHARED if numbers["shared"] else Propagation(0)
+    kind |= Propagation.SLAVE if numbers["master"] else Propagation(0)
     info.propagation = kind or Propagation.PRIVATE
-    info.peer_group, info.master = numbers[b"shared"], numbers[b"master"]
-    info.propagate_from = numbers[b"propagate_from"]
+    info.peer_group, info.master = numbers["shared"], numbers["master"]
+    info.propagate_from = numbers["propagate_from"]
 
 
-def _attrs(words: bytes) -> Attr:
-    known = words.split(b",")
+@lru_cache(maxsize=256)
+def _attrs(words: str) -> Attr:
+    known = words.split(",")
     attrs = Attr(0)
     for word in known:
         attrs |= _ATTRS.get(word, Attr(0))
-    if b"relatime" not in known and b"noatime" not in known:
+    if "relatime" not in known and "noatime" not in known:
         attrs |= Attr.STRICTATIME
     return attrs
 
 
-def _sb_options(options: bytes) -> tuple[MountFlag, str]:
+def _sb_options(text: str) -> tuple[MountFlag, str]:
     """Part the filesystem's own options from the flag words that the kernel puts in front of them."""
-    flags, words = MountFlag(0), options.split(b",")
-    while words and words[0] in _SB_FLAGS:
-        flags |= _SB_FLAGS[words.pop(0)]
-    return flags, unescape(b",".join(words)).decode(errors="surrogateescape")
+    access, _, rest = text.partition(",")
+    if access not in {"ro", "rw"}:
+        return MountFlag(0), _text(text)
+    flags = MountFlag.RDONLY if access == "ro" else MountFlag(0)
+    for word, flag in _SB_FLAGS.items():
+        first, _, following = rest.partition(",")
+        if first == word:
+            flags, rest = flags | flag, following
+    return flags, _text(rest)
 
 
-def _text(field: bytes) -> str:
-    return os.fsdecode(unescape(field) if b"\\" in field else field)
+def _text(field: str) -> str:
+    return os.fsdecode(unescape(os.fsencode(field))) if "\\" in field else field

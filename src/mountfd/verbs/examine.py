@@ -1,0 +1,120 @@
+"""examine: what this kernel and this user can do, found by trying, and which route each verb takes here."""
+
+from __future__ import annotations
+
+import os
+
+from mountfd.abi.features import Feature
+from mountfd.errors import InvalidSpec, KernelError, NotSupported
+from mountfd.handles.context import FsContext
+from mountfd.handles.mount import Mount
+from mountfd.model.command import DEFAULT_IDMAP
+from mountfd.model.points import points
+from mountfd.verbs.assemble import route
+
+__all__ = ["examine"]
+
+_LIMITS = {
+    "fs.mount-max": "/proc/sys/fs/mount-max",
+    "user.max_user_namespaces": "/proc/sys/user/max_user_namespaces",
+    "user.max_mnt_namespaces": "/proc/sys/user/max_mnt_namespaces",
+}
+_CAP_SYS_ADMIN = 21
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
+
+
+def examine() -> dict[str, object]:
+    """Find out what can be done here: kernel, user, features, routes, limits and which filesystems can be idmapped.
+
+    Every answer comes from trying it or from /proc; nothing is changed, and nothing stays attached.
+    """
+    return {
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "user": _user(),
+        "features": [
+            {
+                "name": feature.name,
+                "present": feature.present,
+                "since": feature.since,
+                "use": feature.use,
+                "otherwise": feature.otherwise,
+            }
+            for feature in Feature
+        ],
+        "routes": {"assemble": _route()},
+        "limits": {**{name: _number(path) for name, path in _LIMITS.items()}, "mounts now": _mounts_now()},
+        "idmapped": _idmappable(),
+    }
+
+
+def _user() -> dict[str, object]:
+    status = _status()
+    effective = int(status.get("CapEff", "0"), 16)
+    return {
+        "uid": os.geteuid(),
+        "initial user namespace": os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE,
+        "CAP_SYS_ADMIN": bool(effective >> _CAP_SYS_ADMIN & 1),
+        "seccomp filter": status.get("Seccomp", "0") == "2",
+    }
+
+
+def _status() -> dict[str, str]:
+    with open("/proc/self/status", encoding="utf-8", errors="surrogateescape") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+
+
+def _route() -> str:
+    try:
+        return route()
+    except (NotSupported, InvalidSpec) as error:
+        return f"none: {error}"
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _mounts_now() -> int:
+    with open("/proc/self/mountinfo", "rb") as table:
+        return sum(1 for _ in table)
+
+
+def _idmappable() -> dict[str, bool | None]:
+    """Try a scratch clone of one mount of each filesystem in the table, and a tmpfs; None where it can't be tried."""
+    found: dict[str, bool | None] = {"tmpfs": _try_tmpfs()}
+    with open("/proc/self/mountinfo", "rb") as table:
+        for point, fstype in points(table):
+            if found.get(fstype) is None and fstype != "autofs":  # looking at one mounts what it stands for
+                found[fstype] = _try_mount(point)
+    return dict(sorted(found.items()))
+
+
+def _try_tmpfs() -> bool | None:
+    try:
+        with FsContext.open("tmpfs") as context, context.create().mount() as mount:
+            return _try(mount)
+    except KernelError:
+        return None
+
+
+def _try_mount(point: bytes) -> bool | None:
+    try:
+        with Mount.clone(point) as clone:
+            return _try(clone)
+    except KernelError:
+        return None  # covered, unbindable or out of reach: says nothing about its filesystem
+
+
+def _try(mount: Mount) -> bool | None:
+    try:
+        mount.idmap(DEFAULT_IDMAP)
+    except PermissionError:
+        return None  # already idmapped, or not this user's to map
+    except KernelError:
+        return False
+    return True

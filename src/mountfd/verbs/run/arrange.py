@@ -1,0 +1,127 @@
+"""What the init does before the command: pivot into the root, attach what stands in it, name the host."""
+
+from __future__ import annotations
+
+import os
+from errno import ELOOP, EPERM
+
+from mountfd.abi import calls
+from mountfd.errors import KernelError, from_errno
+from mountfd.handles.context import FsContext
+from mountfd.handles.mount import Mount
+from mountfd.model.param import Flag, String
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mountfd.model.command import Command
+    from mountfd.verbs.run.furnish import Furnishing
+
+__all__ = ["arrange"]
+
+_MNT_DETACH = 2
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_TTY_GROUP = 5
+_PLAIN = ("/proc", "/sys", "/dev")
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+
+def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishing]) -> None:
+    """Make this process's mount namespace the command's: its root, and what was made for it, in order."""
+    assert root is not None  # noqa: S101 (prepared by whoever entered)
+    if command.net == "none":
+        _loopback_up()
+    own = _own_filesystems(command)
+    _pivot(root)
+    for target, mount in own[:1]:
+        _attach(target, mount, directory=True)
+    for furnishing in furnishings:
+        _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
+        furnishing.mount.close()
+    for target, mount in own[1:]:
+        _attach(target, mount, directory=True)
+    for _, mount in own:
+        mount.close()
+    if command.hostname is not None:
+        name = os.fsencode(command.hostname)
+        calls.sethostname(name, len(name))
+
+
+def _own_filesystems(command: Command) -> list[tuple[str, Mount]]:
+    """Make the filesystems that show this process's namespaces; /proc first, since /dev's links lead there.
+
+    In a user namespace the kernel allows /proc and /sys only while a full one is in sight: so before the pivot.
+    """
+    quiet = _NOSUID | _NODEV | _NOEXEC
+    made: list[tuple[str, Mount]] = []
+    if command.pid_namespace:
+        made.append(("/proc", _new("proc", [], quiet)))
+    else:
+        made.append(("/proc", Mount.clone("/proc", recursive=True)))
+    if command.net == "none":
+        made.append(("/sys", _new("sysfs", [], quiet | _RDONLY)))
+    terminals = [String("mode", "0620"), String("ptmxmode", "0666")]
+    if _is_mapped(_TTY_GROUP):
+        terminals.append(String("gid", str(_TTY_GROUP)))
+    made.append(("/dev/pts", _new("devpts", [Flag("newinstance"), *terminals], _NOSUID | _NOEXEC)))
+    return made
+
+
+def _is_mapped(gid: int) -> bool:
+    with open("/proc/self/gid_map", encoding="ascii") as file:
+        extents = [tuple(map(int, line.split())) for line in file]
+    return any(inside <= gid < inside + count for inside, _, count in extents)
+
+
+def _new(fstype: str, params: list[Flag | String], attrs: int) -> Mount:
+    try:
+        with FsContext.open(fstype).set(*params) as context:
+            return context.create().mount(attrs)
+    except KernelError as error:
+        if error.errno == EPERM:
+            way = "; --no-pid-ns shows the one in place" if fstype == "proc" else ""
+            error.explain(
+                hint=f"the kernel allows a new {fstype} in a user namespace only where the one in place is complete: "
+                f"parts of it are covered here, as in most containers{way}"
+            )
+        raise
+
+
+def _pivot(root: Mount) -> None:
+    """Make the detached root this namespace's only one; the copy of the host's table goes with the old root."""
+    # pivot_root(2) refuses a detached root, so it is attached on "/" itself: no directory is needed for that.
+    root.attach("/")
+    calls.fchdir(root.fileno())
+    calls.pivot_root(b".", b".")
+    calls.umount2(b".", _MNT_DETACH)
+    os.chdir("/")
+    root.close()
+
+
+def _attach(target: str, mount: Mount, *, directory: bool) -> None:
+    """Attach inside the new root, making the place for it where it is missing; symlinks can't lead outside now."""
+    if target in _PLAIN and os.path.islink(target):
+        hint = "the kernel's own filesystems belong on directories: through a symlink something else could cover them"
+        raise from_errno(ELOOP, "move_mount", (target,), filename=target, hint=hint)
+    real = os.path.realpath(target)
+    try:
+        if not os.path.lexists(real):
+            os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
+            if not directory:
+                os.close(os.open(real, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        hint = f"the root filesystem has no place {target!r}, and none could be made"
+        raise from_errno(error.errno or EPERM, "mkdir", (target,), filename=target, hint=hint) from None
+    mount.attach(real)
+
+
+def _loopback_up() -> None:
+    import fcntl  # noqa: PLC0415 (these three only for --net none)
+    import socket  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))

@@ -1,0 +1,150 @@
+"""This side of a command before it starts: what is made, detached, and the fork into the new namespaces."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, EPERM
+
+from mountfd.abi import calls
+from mountfd.errors import KernelError, unsupported
+from mountfd.handles.namespace import shared_user_namespace
+from mountfd.model.command import DEFAULT_IDMAP
+from mountfd.verbs.run.following import Vigil, end, follow
+from mountfd.verbs.run.furnish import furnish
+from mountfd.verbs.run.hostroot import host_root, layered_root
+from mountfd.verbs.run.inside import FAILED, Scene, become_root, fork, guarded, keeper, namespaces, tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from mountfd.handles.mount import Mount
+    from mountfd.handles.namespace import UserNamespace
+    from mountfd.model.command import Command
+    from mountfd.model.idmap import IdMap
+
+__all__ = ["perform"]
+
+_NEWUSER = 0x10000000
+_MS_REC_PRIVATE = 16384 | 1 << 18
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
+
+
+def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -> int:
+    """Run a command and wait for it. Arguments and errors are those of `run`."""
+    with Vigil() as vigil:
+        from_here, report = os.pipe2(os.O_CLOEXEC)
+        scene = Scene(command, report, vigil, root)
+        try:
+            try:
+                pid = _start_as_root(scene, note) if os.geteuid() == 0 else _start_as_other(scene, note)
+            finally:
+                os.close(report)
+            for furnishing in scene.furnishings:
+                furnishing.mount.close()
+            # The root stays open: its handle holds the lock on the work layer.
+            return follow(vigil, pid, from_here, note)
+        finally:
+            scene.close()
+            os.close(from_here)
+
+
+# --- as root -------------------------------------------------------------------------------------------------------
+def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
+    command = scene.command
+    nested = _in_user_namespace()
+    try:
+        namespace = shared_user_namespace(command.idmap) if command.idmap is not None else None
+        _prepare(scene, command.idmap, userxattr=nested, note=note)
+    except KernelError as error:
+        if command.idmap is not None and error.errno in (EINVAL, EPERM):
+            error.add_note("hint: --idmap none does without a user namespace of its own, and maps no ids")
+        raise
+    if command.idmap is not None:
+        _hand_over_pipes(command.idmap)
+    pid = fork()
+    if pid == 0:
+        guarded(scene.report, lambda: keeper(scene, lambda: _enter(scene, namespace)))
+    return pid
+
+
+def _enter(scene: Scene, namespace: UserNamespace | None) -> None:
+    if namespace is not None:
+        calls.setns(namespace.fileno(), _NEWUSER)
+        become_root(groups=True)
+    calls.unshare(namespaces(scene.command))
+    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+
+
+def _hand_over_pipes(idmap: IdMap) -> None:
+    """Let the inside's root own standard pipes: /dev/stdout opens them anew, which only their owner may."""
+    for fd in (0, 1, 2):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:["):
+                os.fchown(fd, *idmap.root)
+        except OSError:
+            continue  # closed, or a pipe of a namespace that isn't ours: it can be read and written all the same
+
+
+def _in_user_namespace() -> bool:
+    return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE
+
+
+# --- as somebody else ----------------------------------------------------------------------------------------------
+def _start_as_other(scene: Scene, note: Callable[[str], None]) -> int:
+    command = scene.command
+    if scene.root is not None:
+        raise unsupported("CAP_SYS_ADMIN", "a Mount given as root= was made with privilege: run needs the same")
+    if command.idmap is None:
+        raise unsupported("CAP_SYS_ADMIN", "only root can do without a user namespace (--idmap none)")
+    if command.idmap != DEFAULT_IDMAP:
+        raise unsupported("CAP_SYS_ADMIN", "only root can choose an idmap: the kernel lets nobody else map files' ids")
+    import socket  # noqa: PLC0415 (root does without)
+
+    from mountfd.verbs.run.unprivileged import give_ids  # noqa: PLC0415
+
+    command.idmap = None  # files are seen through the user namespace itself
+    here, there = socket.socketpair()
+    with here, there:
+        pid = fork()
+        if pid == 0:
+            here.close()
+            guarded(scene.report, lambda: keeper(scene, lambda: _enter_as_other(scene, there)))
+        there.close()
+        try:
+            if here.recv(1):  # nothing comes when the child couldn't; its report says why
+                here.send(b"g" if give_ids(pid, note) else b"-")
+        except BaseException:
+            end(pid)
+            raise
+    return pid
+
+
+def _enter_as_other(scene: Scene, parent: socket.socket) -> None:
+    try:
+        calls.unshare(_NEWUSER | namespaces(scene.command))
+    except KernelError as error:
+        if error.errno == EPERM:
+            error.explain(hint="user namespaces are not for ordinary users here: by AppArmor, seccomp or sysctl(8)")
+        raise
+    parent.send(b"u")
+    answer = parent.recv(1)
+    if not answer:
+        os._exit(FAILED)  # the parent couldn't map ids and raises that itself
+    become_root(groups=answer == b"g")
+    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+    _prepare(scene, None, userxattr=True, note=lambda text: tell(scene.report, b"note", text))
+
+
+# --- for both ------------------------------------------------------------------------------------------------------
+def _prepare(scene: Scene, idmap: IdMap | None, *, userxattr: bool, note: Callable[[str], None]) -> None:
+    """Make the root and what stands in it, detached."""
+    command = scene.command
+    host = scene.root is None and not command.layers
+    if host:
+        scene.root, extra = host_root(command, idmap, userxattr=userxattr, note=note)
+        scene.furnishings += extra
+    elif scene.root is None:
+        scene.root = layered_root(command, idmap, userxattr=userxattr)
+    scene.furnishings += furnish(command, idmap, host=host)

@@ -1,0 +1,1 @@
+"""LAYER 4: values become characters. Pure: no kernel, no terminal."""
