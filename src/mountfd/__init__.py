@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mountfd.handles.root import Root
     from mountfd.model import param
     from mountfd.model.command import Bind
+    from mountfd.model.event import Event
     from mountfd.model.idmap import IdMap
     from mountfd.model.info import MountInfo
     from mountfd.model.overlay import Layer, Overlay
@@ -45,12 +46,14 @@ if TYPE_CHECKING:
     from mountfd.verbs.assemble import assemble
     from mountfd.verbs.query import is_mount, lookup, mounts
     from mountfd.verbs.run import run
+    from mountfd.verbs.watch import watch
 
 __all__ = [
     "Attr",
     "Bind",
     "Busy",
     "Denied",
+    "Event",
     "Exists",
     "Feature",
     "FsContext",
@@ -81,6 +84,7 @@ __all__ = [
     "param",
     "run",
     "trace",
+    "watch",
 ]
 
 _HOMES = {
@@ -95,6 +99,7 @@ _HOMES = {
     "mountfd.handles.namespace": "UserNamespace",
     "mountfd.handles.root": "Root",
     "mountfd.model.command": "Bind",
+    "mountfd.model.event": "Event",
     "mountfd.model.idmap": "IdMap",
     "mountfd.model.info": "MountInfo",
     "mountfd.model.overlay": "Layer Overlay",
@@ -102,6 +107,7 @@ _HOMES = {
     "mountfd.verbs.assemble": "assemble",
     "mountfd.verbs.query": "is_mount lookup mounts",
     "mountfd.verbs.run": "run",
+    "mountfd.verbs.watch": "watch",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 

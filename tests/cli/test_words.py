@@ -51,7 +51,9 @@ def test_version(option: str) -> None:
 
 def test_the_package_can_be_run() -> None:
     words = [*MOUNTFD[:1], "-m", "mountfd", "--version"]
-    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == f"mountfd {library.__version__}\n"
+    assert (
+        subprocess.run(words, check=True, capture_output=True, text=True).stdout == f"mountfd {library.__version__}\n"
+    )
 
 
 @pytest.mark.parametrize("words", [["--trace", "run", "true"], ["run", "--trace", "true"]])
@@ -59,7 +61,13 @@ def test_a_trace_shows_each_call_on_standard_error(words: list[str]) -> None:
     done = mountfd(*words)
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.split("\n")
-    for call in ("fsopen('overlay', CLOEXEC) = ", "move_mount(", "unshare(NEWNS|", "pivot_root('.', '.') = 0", "# assemble: "):
+    for call in (
+        "fsopen('overlay', CLOEXEC) = ",
+        "move_mount(",
+        "unshare(NEWNS|",
+        "pivot_root('.', '.') = 0",
+        "# assemble: ",
+    ):
         assert [line for line in lines if line.startswith(call)], call
 
 
@@ -71,7 +79,8 @@ def test_a_reader_who_leaves_is_no_reason_to_complain(words: str) -> None:
 
 
 def test_a_full_disk_is_told() -> None:
-    done = subprocess.run(f"{' '.join(MOUNTFD)} doctor > /dev/full", shell=True, check=False, capture_output=True, text=True)
+    script = f"exec {' '.join(MOUNTFD)} doctor > /dev/full"
+    done = subprocess.run(["sh", "-c", script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (32, "mountfd: No space left on device\n")
 
 
@@ -90,5 +99,7 @@ def test_messages_stay_one_line_whatever_is_in_them(locale: str) -> None:
 def test_a_command_line_of_odd_bytes_arrives_as_it_is() -> None:
     odd = "a\udcff\n\tb"
     for locale in ("C", "C.UTF-8"):
-        done = mountfd("run", "--setenv", f"X={odd}", "--", "sh", "-c", 'printf %s "$1$X"', "sh", odd, env={"LC_ALL": locale})
+        done = mountfd(
+            "run", "--setenv", f"X={odd}", "--", "sh", "-c", 'printf %s "$1$X"', "sh", odd, env={"LC_ALL": locale}
+        )
         assert (done.stdout, done.stderr) == (odd + odd, "")

@@ -15,15 +15,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["MOUNTFD", "SCRIPT", "Terminal", "alive", "at_terminal", "eventually", "mountfd", "starting"]
+__all__ = ["MOUNTFD", "PROMPT", "SCRIPT", "Terminal", "alive", "at_terminal", "eventually", "mountfd", "starting"]
 
 SCRIPT = Path(__file__).parents[2] / "bin" / "mountfd"
 MOUNTFD = [sys.executable, "-I", str(SCRIPT)]
+PROMPT = "PROMPT> "
 _PATIENCE = 20.0
 
 
 def mountfd(
-    *words: str, env: Mapping[str, str] | None = None, before: Sequence[str] = (), text: str = "", cwd: Path | None = None
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    text: str = "",
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end. `before` are the words of a program that starts it, `text` its input."""
     return subprocess.run(
@@ -83,8 +88,8 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "PS1": "", "ENV": "", "TERM": "dumb", **(env or {})},
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads here)
+            env={**os.environ, "PS1": PROMPT, "ENV": "", "TERM": "dumb", **(env or {})},
         )
         os.close(slave)
 
@@ -105,6 +110,15 @@ class Terminal:
                 raise AssertionError(f"{text!r} never came, but {self.seen!r} and the end") from None
         before, found, self.seen = self.seen.partition(text.encode())
         return (before + found).decode(errors="replace")
+
+    def rest(self) -> str:
+        """Read what was written and not looked at, to the end."""
+        while True:
+            try:
+                piece = os.read(self.master, 4096)
+            except OSError:  # EIO: every process has closed the terminal
+                return self.seen.decode(errors="replace")
+            self.seen += piece
 
     def end(self) -> int:
         """Wait for the program's end and give its status."""

@@ -38,8 +38,7 @@ class Screen:
         """Look at it. Arguments: when, the value of --color; environ. Raises InvalidSpec for another word."""
         if when not in (None, "auto", "always", "never"):
             raise InvalidSpec(f"--color is auto, always or never, not {when!r}", part="--color")
-        encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
-        self.is_ascii = encoding != "utf8"
+        self.is_ascii = not _knows_unicode(environ)
         self.is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self.is_colourful = when == "always" or (when != "never" and self._likes_colour(environ))
         self.is_for_people = self.is_terminal or self.is_colourful
@@ -57,6 +56,13 @@ def put(pieces: Iterable[str]) -> None:
     """Write to standard output, whatever its encoding."""
     if sys.stdout is not None:
         sys.stdout.writelines(pieces)
+
+
+def _knows_unicode(environ: Mapping[str, str]) -> bool:
+    # In these two locales Python speaks UTF-8 of its own accord; who chose one of them didn't ask for that.
+    chosen = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG")
+    encoding: str = getattr(sys.stdout, "encoding", None) or "ascii"
+    return chosen not in ("C", "POSIX") and encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def _columns(environ: Mapping[str, str]) -> int:

@@ -99,7 +99,8 @@ class Command:
     """
 
     __slots__ = (
-        "argv", "binds", "chdir", "env", "hostname", "idmap", "layers", "net", "pid_namespace", "tmpfs", "upper", "work",
+        "argv", "binds", "chdir", "env", "hostname", "idmap", "layers", "net", "pid_namespace", "tmpfs", "upper",
+        "work",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 (each is one thing around a command)
@@ -119,29 +120,39 @@ class Command:
         pid_namespace: bool = True,
     ) -> None:
         """Check what can be checked without the kernel."""
-        if isinstance(argv, str | bytes) or not argv:
-            raise InvalidSpec("argv must be a list with the program first", part="argv")
-        if any("\0" in word for word in argv):
-            raise InvalidSpec("a word of argv has a NUL byte in it", part="argv")
-        if (upper is None) != (work is None):
-            raise InvalidSpec("upper and work go together: overlayfs needs both to keep changes", part="upper")
-        if upper is not None and (not upper or not work):
-            raise InvalidSpec("upper and work must be paths", part="upper")
+        _check_words(argv, env or {})
+        _check_upper(upper, work)
+        _check_inside([*((path, "tmpfs") for path in tmpfs), *([(chdir, "chdir")] if chdir is not None else [])])
         if idmap is not None and None in (idmap.to_host(0, "uid"), idmap.to_host(0, "gid")):
-            raise InvalidSpec(
-                f"the idmap {idmap} gives id 0 no id outside, but the command starts as root", part="idmap"
-            )
+            raise InvalidSpec(f"the idmap {idmap} has no id 0, but the command starts as root", part="idmap")
         if net not in NETWORKS:
             raise InvalidSpec(f"net is {' or '.join(NETWORKS)}, not {net!r}", part="net")
         if hostname is not None and not 0 < len(os.fsencode(hostname)) <= 64:  # noqa: PLR2004 (__NEW_UTS_LEN)
             raise InvalidSpec(f"the hostname {hostname!r} must have 1 to 64 bytes", part="hostname")
-        for path, part in [*((path, "tmpfs") for path in tmpfs), *([(chdir, "chdir")] if chdir is not None else [])]:
-            if not path.startswith("/") or "\0" in path:
-                raise InvalidSpec(f"{part}: {path!r} must be an absolute path inside", part=part)
-        for name, value in (env or {}).items():
-            if not name or "=" in name or "\0" in name + value:
-                raise InvalidSpec(f"env: {name!r} can't be an environment variable with this value", part="env")
         self.argv, self.layers, self.upper, self.work = list(argv), list(layers), upper, work
         self.idmap, self.binds, self.tmpfs, self.net = idmap, list(binds), list(tmpfs), net
         self.env = dict(os.environ if env is None else env)
         self.chdir, self.hostname, self.pid_namespace = chdir, hostname, pid_namespace
+
+
+def _check_words(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    if isinstance(argv, str | bytes) or not argv:
+        raise InvalidSpec("argv must be a list with the program first", part="argv")
+    if any("\0" in word for word in argv):
+        raise InvalidSpec("a word of argv has a NUL byte in it", part="argv")
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidSpec(f"env: {name!r} can't be an environment variable with this value", part="env")
+
+
+def _check_upper(upper: str | None, work: str | None) -> None:
+    if (upper is None) != (work is None):
+        raise InvalidSpec("upper and work go together: overlayfs needs both to keep changes", part="upper")
+    if "" in (upper, work):
+        raise InvalidSpec("upper and work must be paths", part="upper")
+
+
+def _check_inside(places: Sequence[tuple[str, str]]) -> None:
+    for path, part in places:
+        if not path.startswith("/") or "\0" in path:
+            raise InvalidSpec(f"{part}: {path!r} must be an absolute path inside", part=part)

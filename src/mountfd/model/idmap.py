@@ -160,6 +160,11 @@ class IdMap:
             raise InvalidSpec(f"an id is a uid or a gid, not {kind!r}", part="kind")
         return self.uid if kind == "uid" else self.gid
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every id is seen as itself: then there is nothing to map on a mount."""
+        return all(extent.inside == extent.outside for extent in (*self.uid, *self.gid))
+
     def uid_map_text(self) -> bytes:
         """Give the text for /proc/PID/uid_map."""
         return _text(self.uid)

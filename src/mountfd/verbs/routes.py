@@ -29,10 +29,10 @@ def forced(verb: str) -> str | None:
     return None
 
 
-def choose(verb: str, routes: Mapping[str, Callable[[], bool]]) -> str:
+def choose(verb: str, routes: Mapping[str, Callable[[], bool]], *, remember: bool = True) -> str:
     """Choose the first route whose probe says yes, or the one that is forced.
 
-    Arguments: verb; routes, name to probe, best first.
+    Arguments: verb; routes, name to probe, best first; remember, whether the answer holds for all calls to come.
     Raises: InvalidSpec for a forced route that doesn't exist; NotSupported when no probe says yes.
     """
     wanted = forced(verb)
@@ -42,11 +42,12 @@ def choose(verb: str, routes: Mapping[str, Callable[[], bool]]) -> str:
             raise InvalidSpec(f"MOUNTFD_ROUTE: {verb} has no route {wanted!r}; it has {known}", part="MOUNTFD_ROUTE")
         remark(f"{verb}: route {wanted}, forced by MOUNTFD_ROUTE")
         return wanted
-    name = _best.get(verb)
+    name = _best.get(verb) if remember else None
     if name is None:
         name = next((name for name, possible in routes.items() if possible()), None)
     if name is not None:
-        _best[verb] = name
+        if remember:
+            _best[verb] = name
         remark(f"{verb}: route {name}, the best that this kernel can do")
         return name
     raise unsupported(verb, f"no route of {verb} works on this kernel: see `mountfd doctor`")

@@ -78,10 +78,8 @@ def _path(text: str | None) -> str | None:
 
 
 def _source(mount: MountInfo) -> str | None:
-    if not mount.source:
-        return None
     part = "" if mount.root in ("/", None) else f"[{mount.root}]"
-    return _path(mount.source + part)
+    return _path((mount.source or "") + part) or None
 
 
 def _idmap(mount: MountInfo) -> str | None:

@@ -1,6 +1,7 @@
-"""Mounts as findmnt(8)'s JSON: `{"filesystems": [{..., "children": [...]}]}`; docs/schema/list.schema.json describes it.
+"""Mounts as findmnt(8)'s JSON: `{"filesystems": [{..., "children": [...]}]}`.
 
-Written piece by piece and without recursion: a stack may be thousands of mounts deep.
+docs/schema/list.schema.json describes it. Written piece by piece and without recursion: a stack may be thousands of
+mounts deep.
 """
 
 from __future__ import annotations

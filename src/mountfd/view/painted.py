@@ -53,12 +53,15 @@ def by_rich(table: Iterable[list[Cell]], *, headings: bool, room: int) -> Iterat
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    cells = [[Text.assemble(*((text, _RICH.get(style, "")) for text, style in cell)) for cell in row] for row in table]
     grid = Table(box=None, pad_edge=False, show_header=headings, header_style="dim", padding=(0, 2, 0, 0))
-    for name in HEADINGS:
-        is_kept = name in ("FSTYPE", "PEERS", "STATE")
-        grid.add_column(name, no_wrap=True, overflow="ellipsis", min_width=None, ratio=None if is_kept else 1)
-    for row in table:
-        grid.add_row(*(Text.assemble(*((text, _RICH.get(style, "")) for text, style in cell)) for cell in row))
+    for at, name in enumerate(HEADINGS):
+        # Where room is short, the last columns give way.
+        size = max([len(name), *(row[at].cell_len for row in cells)])
+        kept = min(size, room // 2) if name == "TARGET" else 1 if name in ("SOURCE", "OPTIONS") else size
+        grid.add_column(name, no_wrap=True, overflow="ellipsis", min_width=kept)
+    for row in cells:
+        grid.add_row(*row)
     console = Console(file=StringIO(), width=room, force_terminal=True, color_system="standard", legacy_windows=False)
     with console.capture() as capture:
         console.print(grid)
