@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernel.conftest import route
+from tests.kernel.conftest import real_root, route
 
-__all__ = ["route"]
+__all__ = ["real_root", "route"]
 
 pytest.register_assert_rewrite("tests.faults.stock")

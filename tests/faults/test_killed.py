@@ -17,7 +17,8 @@ from mountfd.lowlevel import calls, numbers
 from tests.faults.stock import act, describe, stock, undo
 from tests.support import guard
 from tests.support.inject import Watch, killing, watching
-from tests.support.need import need_real_root
+
+pytestmark = pytest.mark.usefixtures("real_root")
 
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNS = 0x20000
@@ -50,7 +51,6 @@ def no_process_lives_on() -> bool:
 
 
 def test_killed_at_each_call(route: str, scratch: Path, orphanage: None) -> None:
-    need_real_root()
     overlay, point = describe(scratch), scratch / "here"
     with watching(Watch()) as seen:
         act(overlay, point)
@@ -92,7 +92,6 @@ def test_killed_at_each_call(route: str, scratch: Path, orphanage: None) -> None
 
 
 def test_killed_by_somebody_else_at_any_moment(scratch: Path, orphanage: None) -> None:
-    need_real_root()
     overlay = describe(scratch)
     before = stock()
     for moment in range(40):

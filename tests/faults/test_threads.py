@@ -6,9 +6,13 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from mountfd import IdMap, Layer, Overlay, assemble
 from tests.faults.stock import stock
 from tests.support.layers import content, layers
+
+pytestmark = pytest.mark.usefixtures("real_root")
 
 THREADS = 32
 # MOUNTFD_TEST_ASSEMBLIES=200 is the long form, which takes some minutes on a small machine.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["UserNamespace", "drop_caches", "shared_user_namespace", "write_id_maps"]
 
 _CLONE = 0x10000000 | 0x100 | 0x400 | 0x1000  # CLONE_NEWUSER | CLONE_VM | CLONE_FILES | CLONE_PIDFD, exit signal 0
+_CLONE_FS = 0x200
+_CLONE_NEWNS = 0x20000
 _ORPHAN_SECONDS = 60
 _KEPT = 64
 
@@ -114,7 +116,7 @@ def _make_blocked(idmap: IdMap) -> int:
     # which goes by itself should this process be killed right now.
     name, argument = ("_exit", 0) if os.geteuid() == 0 else ("sleep", _ORPHAN_SECONDS)
     try:
-        pid, pidfd, stack = calls.spawn(name, argument, _CLONE)
+        pid, pidfd, stack = _spawn(name, argument)
     except KernelError as error:
         if error.errno in (EAGAIN, EPERM, EACCES):
             error.explain(hint="user namespaces are limited here: see user.max_user_namespaces, RLIMIT_NPROC, seccomp")
@@ -129,6 +131,48 @@ def _make_blocked(idmap: IdMap) -> int:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | n.WALL)
             os.close(pidfd)
             del stack  # not before: the child ran on it
+
+
+def _spawn(name: str, argument: int) -> tuple[int, int, object]:
+    try:
+        return calls.spawn(name, argument, _CLONE)
+    except KernelError as error:
+        if error.errno != EPERM or os.geteuid() != 0:
+            raise
+        try:
+            return _spawn_outside_of_chroot(name, argument)
+        except KernelError:
+            raise error from None
+
+
+def _spawn_outside_of_chroot(name: str, argument: int) -> tuple[int, int, object]:
+    """Do it on a thread that has the root of its mount namespace: nobody in a chroot may make a user namespace.
+
+    Entering a mount namespace, here the one that the thread is in already, gives one that namespace's root.
+    """
+    import threading  # noqa: PLC0415 (only in a chroot)
+
+    made: list[tuple[int, int, object]] = []
+    refused: list[KernelError] = []
+
+    def body() -> None:
+        try:
+            own = calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0)
+            try:
+                calls.unshare(_CLONE_FS)
+                calls.setns(own, _CLONE_NEWNS)
+            finally:
+                os.close(own)
+            made.append(calls.spawn(name, argument, _CLONE))
+        except KernelError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=body, name="mountfd-chroot")
+    thread.start()
+    thread.join()
+    if refused:
+        raise refused.pop()
+    return made.pop()
 
 
 class _Kept(UserNamespace):

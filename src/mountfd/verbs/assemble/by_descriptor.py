@@ -12,7 +12,7 @@ import os
 from mountfd.abi import calls
 from mountfd.errors import KernelError
 from mountfd.handles.context import FsContext
-from mountfd.verbs.assemble.finding import HOW, IN_CLONE, blame
+from mountfd.verbs.assemble.finding import HOW, blame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def build(overlay: Overlay, placed: Placed, pair: Pair | None, params: list[Para
 def _feed(context: FsContext, placed: Placed) -> None:
     fd = context.fileno()
     if placed.alike is not None:
-        fed = calls.feed_layers(fd, b"lowerdir+", placed.alike.holder, placed.alike.names, HOW[IN_CLONE])
-        if fed == len(placed.alike.names):
+        alike = placed.alike
+        fed = calls.feed_layers(fd, b"lowerdir+", alike.holder, alike.names, HOW[alike.resolve])
+        if fed == len(alike.names):
             return
     else:
         fed = 0

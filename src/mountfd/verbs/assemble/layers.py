@@ -48,13 +48,13 @@ _ATTR_RDONLY = 1
 
 
 class Alike:
-    """Layers that are plain names below one clone, topmost first."""
+    """Layers that are plain names below one mount, topmost first."""
 
-    __slots__ = ("holder", "names")
+    __slots__ = ("holder", "names", "resolve")
 
-    def __init__(self, holder: int, names: list[bytes]) -> None:
-        """Keep the borrowed descriptor of the clone and the names."""
-        self.holder, self.names = holder, names
+    def __init__(self, holder: int, names: list[bytes], resolve: int) -> None:
+        """Keep the borrowed descriptor of the mount, the names below it, and how openat2(2) shall walk."""
+        self.holder, self.names, self.resolve = holder, names, resolve
 
 
 class Placed:
@@ -93,9 +93,9 @@ class Placed:
         """Every layer's place, topmost first."""
         if self._places is None:
             assert self.alike is not None  # noqa: S101 (one of the two is made on entry)
-            holder = self.alike.holder
+            holder, resolve = self.alike.holder, self.alike.resolve
             pairs = zip(self._overlay.lower, self.alike.names, strict=True)
-            self._places = [Place(layer, holder, name, IN_CLONE) for layer, name in pairs]
+            self._places = [Place(layer, holder, name, resolve) for layer, name in pairs]
         return self._places
 
     def open(self, place: Place) -> int:
@@ -171,13 +171,22 @@ class Placed:
         self._places = [found[id(layer)] for layer in overlay.lower]
 
     def _place_alike(self) -> Alike | None:
-        """Place layers that are all plain paths below one parent, the usual case, without an object for each."""
+        """Place layers that are all plain names below one parent or base, as they mostly are, without objects."""
         lower = self._overlay.lower
-        if len(lower) == 1 or {(layer.base, layer.idmap, layer.data_only) for layer in lower} != {(None, None, False)}:
+        base = lower[0].base
+        if len(lower) == 1 or {(layer.base, layer.idmap, layer.data_only) for layer in lower} != {(base, None, False)}:
             return None
         raws = [layer.raw for layer in lower]
         if len({raw[:1] == b"/" for raw in raws}) != 1 or not is_plain(raws):
             return None
+        if base is None:
+            return self._alike_below_parent(lower, raws)
+        wants_idmap = self._overlay.idmap is not None and getattr(base, "idmapped", None) is None
+        if not isinstance(base, Mount) or wants_idmap or too_long(raws):
+            return None
+        return Alike(base.fileno(), raws, IN_BASE)
+
+    def _alike_below_parent(self, lower: tuple[Layer, ...], raws: list[bytes]) -> Alike | None:
         parent, names = common_parent(raws)
         if too_long(names):
             return None
@@ -190,7 +199,7 @@ class Placed:
             if not has_nothing_below(here) and any(mount_of(held, name) != here for name in names):
                 return None
             clone = self._shared(held, self._overlay.idmap, lower[0])
-            return None if clone is None else Alike(clone, names)
+            return None if clone is None else Alike(clone, names, IN_CLONE)
         finally:
             os.close(held)
 

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Self
 
 __all__ = ["Vigil", "end", "follow"]
 
@@ -25,16 +26,18 @@ class Vigil:
     """Signals held back, so that none is lost before somebody is there to be told: the loop below, or the command.
 
     Attributes: mask, the signals that the caller had blocked; childless, whether it ignored SIGCHLD, as an ignored
-    one would take the command's status with it; others, whether a child of the caller's own ended meanwhile.
+    one would take the command's status with it; interactive, whether the command shall have the terminal to itself;
+    others, whether a child of the caller's own ended meanwhile.
     """
 
-    __slots__ = ("_fillers", "_terminal", "childless", "mask", "others")
+    __slots__ = ("_fillers", "_terminal", "childless", "interactive", "mask", "others")
 
-    def __enter__(self) -> Vigil:
+    def __enter__(self) -> Self:
         """Block, and take note of whose the terminal is. Raises InvalidSpec where SIGCHLD can't be had."""
         self.others = False
         self._fillers = _fill_standard()
         self._terminal = _own_terminal()
+        self.interactive = all(map(os.isatty, (0, 1, 2))) and self._terminal == 0 and _is_alone()
         self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | STOPS | {signal.SIGCHLD})
         self.childless = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
         if self.childless:
@@ -59,12 +62,15 @@ class Vigil:
 
     def wait(self, pid: int, init: int) -> int:
         """Wait for the keeper, meanwhile passing on and stopping; init is a pidfd, or -1 where it is gone already."""
+        early = signal.sigpending()  # came before there was a command to hear it, also from a terminal
         while _is_alone():
             info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
-            if info.si_signo != signal.SIGCHLD:
+            number = info.si_signo
+            if number != signal.SIGCHLD:
                 # A hangup is told to the session leader alone, which may be this process.
-                if init >= 0 and (info.si_code <= 0 or info.si_signo == signal.SIGHUP):
-                    _send(init, info.si_signo)
+                if init >= 0 and (info.si_code <= 0 or number == signal.SIGHUP or number in early):
+                    _send(init, number)
+                early.discard(signal.Signals(number))
                 continue
             ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
             if not ended:
@@ -72,8 +78,24 @@ class Vigil:
             elif not os.WIFSTOPPED(status):
                 return status
             else:
-                os.kill(os.getpid(), signal.SIGSTOP)
+                self._stop()
         return os.waitpid(pid, 0)[1]
+
+    def _stop(self) -> None:
+        """Stop as the command did; when told to go on, give it the terminal that it had, and wake it."""
+        if not self.interactive:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return
+        try:
+            group = os.tcgetpgrp(0)
+            os.killpg(0, signal.SIGTSTP)  # the script that we may be part of; here it is blocked
+            os.kill(os.getpid(), signal.SIGSTOP)
+            if os.tcgetpgrp(0) == os.getpgrp():
+                os.tcsetpgrp(0, group)
+            if group != os.getpgrp():
+                os.killpg(group, signal.SIGCONT)
+        except OSError:
+            return  # the terminal or the command has gone meanwhile
 
 
 def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) -> int:
@@ -91,9 +113,7 @@ def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) 
                 elif word == b"note":
                     note(bytes.fromhex(rest.decode()).decode(errors="surrogateescape"))
                 else:
-                    import pickle  # noqa: PLC0415 (only on the way out of an error)
-
-                    raise pickle.loads(bytes.fromhex(rest.decode()))  # noqa: S301 (from our own fork, before any execve)
+                    _raise(bytes.fromhex(rest.decode()))
         return status_of(vigil.wait(pid, init))
     except BaseException:
         end(pid)
@@ -103,13 +123,19 @@ def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) 
             os.close(init)
 
 
+def _raise(data: bytes) -> None:
+    import pickle  # noqa: PLC0415 (only on the way out of an error)
+
+    raise pickle.loads(data)  # noqa: S301 (written by our own fork, in which no program had been executed)
+
+
 def end(pid: int) -> None:
     """Kill the keeper, and with it everything inside, and reap it."""
     try:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass  # it has been awaited already
+        return  # it has been awaited already
 
 
 def _pidfd(pid: int) -> int:
@@ -123,7 +149,7 @@ def _send(init: int, number: int) -> None:
     try:
         signal.pidfd_send_signal(init, number)
     except ProcessLookupError:
-        pass  # it has just ended; SIGCHLD is on its way
+        return  # it has just ended; SIGCHLD is on its way
 
 
 def _is_alone() -> bool:

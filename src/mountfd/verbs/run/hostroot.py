@@ -15,9 +15,9 @@ from mountfd.errors import KernelError, unsupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
 from mountfd.handles.root import Root
-from mountfd.model.points import points
 from mountfd.model.overlay import Layer, Overlay
 from mountfd.model.param import Flag, String
+from mountfd.model.points import points
 from mountfd.verbs.assemble import assemble
 from mountfd.verbs.assemble.finding import open_directory
 from mountfd.verbs.run.furnish import Furnishing, shown_with
@@ -139,11 +139,12 @@ def host_root(
             raise
         if command.upper is not None and extra:
             note("kept are changes to the root filesystem alone, not those below " + ", ".join(f.target for f in extra))
-        return root, extra
     except BaseException:
         for furnishing in extra:
             furnishing.mount.close()
         raise
+    else:
+        return root, extra
     finally:
         scratch.close()
 
@@ -158,7 +159,7 @@ def _whole(command: Command, scratch: Scratch, idmap: IdMap | None, *, userxattr
         if error.errno != EINVAL or not userxattr:
             raise
         if command.upper is not None:
-            why = "the mounts below / are locked to it in a user namespace, so changes to it can't be kept: name a --layer"
+            why = "in a user namespace the mounts below / are locked to it, so changes can't be kept: name a --layer"
             raise unsupported("a clone of /", why) from error
         return None
 

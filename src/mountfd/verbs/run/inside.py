@@ -61,16 +61,19 @@ class Scene:
     """What the inside needs: the command, the root and what is attached in it, and a line to the parent.
 
     Attributes: command; report, the write end of the pipe to the parent; mask and childless, how the command shall
-    find its signals; parent, the process that all of this dies with; start, the caller's directory; umask, the
-    caller's; root and furnishings, made before the fork by root and inside by others.
+    find its signals; interactive, whether it takes the terminal's foreground; parent, the process that all of this
+    dies with; start, the caller's directory; umask, the caller's; root and furnishings, made before the fork by root
+    and inside by others.
     """
 
-    __slots__ = ("childless", "command", "furnishings", "mask", "parent", "report", "root", "start", "umask")
+    __slots__ = (
+        "childless", "command", "furnishings", "interactive", "mask", "parent", "report", "root", "start", "umask",
+    )  # fmt: skip
 
     def __init__(self, command: Command, report: int, vigil: Vigil, root: Mount | None) -> None:
         """Keep them; a root that isn't the caller's own is made later."""
         self.command, self.report, self.root = command, report, root
-        self.mask, self.childless = vigil.mask, vigil.childless
+        self.mask, self.childless, self.interactive = vigil.mask, vigil.childless, vigil.interactive
         self.parent, self.start, self.umask = os.getpid(), _start(), 0o022
         self.furnishings: list[Furnishing] = []
 
@@ -111,14 +114,14 @@ def status_of(status: int) -> int:
 # --- forks ---------------------------------------------------------------------------------------------------------
 def fork() -> int:
     """Fork; the child has one thread and none of the caller's signal handlers."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    handled = [number for number in range(1, signal.NSIG) if callable(signal.getsignal(number))]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, handled)  # none may run in the child
     try:
         pid = os.fork() if len(os.listdir("/proc/self/task")) == 1 else _fork_one_of_many()
         if pid == 0:
             gc.disable()  # whatever the caller has waiting to be finalized is the caller's to finalize
-            for number in signal.valid_signals():
-                if callable(signal.getsignal(number)):
-                    signal.signal(number, signal.SIG_DFL)
+            for number in handled:
+                signal.signal(number, signal.SIG_DFL)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -127,7 +130,7 @@ def fork() -> int:
 def _fork_one_of_many() -> int:
     """Fork one thread out of several, after loading what the child may need: an import may be going on in another."""
     import fcntl  # noqa: F401, PLC0415
-    import pickle  # noqa: F401, PLC0415, S403
+    import pickle  # noqa: F401, PLC0415
     import socket  # noqa: F401, PLC0415
     import struct  # noqa: F401, PLC0415
     import warnings  # noqa: PLC0415
@@ -156,7 +159,7 @@ def tell(report: int, word: bytes, text: str) -> None:
 
 
 def _send_error(report: int, error: BaseException) -> None:
-    import pickle  # noqa: PLC0415, S403 (only on the way out of an error)
+    import pickle  # noqa: PLC0415 (only on the way out of an error)
 
     try:
         data = pickle.dumps(error)
@@ -231,6 +234,8 @@ def _init(scene: Scene, parent: int, to_keeper: int) -> NoReturn:
     # In a pid namespace of its own this process can't see its parent, so that one's end shows in the pipe alone.
     _die_with(0 if command.pid_namespace else parent)
     os.write(to_keeper, b".")
+    if scene.interactive:
+        os.setpgid(0, 0)  # what stops the group around us isn't meant to be passed on
     if not command.pid_namespace:
         calls.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     arrange(command, scene.root, scene.furnishings)
@@ -297,6 +302,9 @@ def _execute(scene: Scene, parent: int) -> NoReturn:
     command = scene.command
     if not command.pid_namespace:
         _die_with(parent)
+    if scene.interactive:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(0, os.getpgrp())
     os.umask(scene.umask)
     _go(scene)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores both
@@ -306,7 +314,7 @@ def _execute(scene: Scene, parent: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, scene.mask)
     _close(_descriptors() - {scene.report})
     try:
-        os.execvpe(command.argv[0], command.argv, command.env)
+        os.execvpe(command.argv[0], command.argv, command.env)  # noqa: S606 (that is what was asked for)
     except OSError as error:
         raise from_errno(error.errno or ENOENT, "execve", command.argv[:1], filename=command.argv[0]) from None
 

@@ -6,6 +6,7 @@ import os
 from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
+from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, unsupported
 from mountfd.handles.namespace import shared_user_namespace
 from mountfd.model.command import DEFAULT_IDMAP
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["perform"]
 
+_NEWNS = 0x20000
 _NEWUSER = 0x10000000
 _MS_REC_PRIVATE = 16384 | 1 << 18
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
@@ -56,10 +58,14 @@ def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
     nested = _in_user_namespace()
     try:
         namespace = shared_user_namespace(command.idmap) if command.idmap is not None else None
-        _prepare(scene, command.idmap, userxattr=nested, note=note)
+        seen = None if command.idmap is not None and command.idmap.is_identity else command.idmap
+        _prepare(scene, seen, userxattr=nested, note=note)
     except KernelError as error:
         if command.idmap is not None and error.errno in (EINVAL, EPERM):
-            error.add_note("hint: --idmap none does without a user namespace of its own, and maps no ids")
+            error.add_note(
+                "hint: without an idmapped root there is --idmap 0:0:65536 (root inside is root outside, held in a "
+                "user namespace) and --idmap none (no user namespace either)"
+            )
         raise
     if command.idmap is not None:
         _hand_over_pipes(command.idmap)
@@ -74,7 +80,20 @@ def _enter(scene: Scene, namespace: UserNamespace | None) -> None:
         calls.setns(namespace.fileno(), _NEWUSER)
         become_root(groups=True)
     calls.unshare(namespaces(scene.command))
+    _take_namespace_root()
     calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+
+
+def _take_namespace_root() -> None:
+    """Make the root of the new mount namespace this process's own, also where mountfd was called in a chroot.
+
+    Only that one can be pivoted away. Entering a mount namespace, here the one we are in, gives its root.
+    """
+    own = calls.openat(n.AT_FDCWD, b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0)
+    try:
+        calls.setns(own, _NEWNS)
+    finally:
+        os.close(own)
 
 
 def _hand_over_pipes(idmap: IdMap) -> None:
@@ -133,6 +152,7 @@ def _enter_as_other(scene: Scene, parent: socket.socket) -> None:
     if not answer:
         os._exit(FAILED)  # the parent couldn't map ids and raises that itself
     become_root(groups=answer == b"g")
+    _take_namespace_root()
     calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
     _prepare(scene, None, userxattr=True, note=lambda text: tell(scene.report, b"note", text))
 
