@@ -151,6 +151,16 @@ def test_a_command_may_ignore_being_stopped() -> None:
         assert terminal.end() == 0
 
 
+def test_stopping_where_nobody_could_go_on_from_it_does_nothing() -> None:
+    with at_terminal(*MOUNTFD, "run", "--", "sh", "-c", "echo ready; read line; echo got $line") as terminal:
+        terminal.until("ready")
+        terminal.type("\x1a")
+        time.sleep(0.2)
+        terminal.type("on\n")
+        terminal.until("got on")
+        assert terminal.end() == 0
+
+
 def test_the_foreground_is_ours_again_after_a_shell_that_had_job_control() -> None:
     with at_terminal("sh", "-c", f"{RUN} bash --norc -i; read line; echo got $line") as terminal:
         terminal.type("echo rea''dy\n")

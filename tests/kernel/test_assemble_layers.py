@@ -27,6 +27,8 @@ from tests.support.layers import (
     working_directory,
 )
 
+pytestmark = pytest.mark.usefixtures("real_root")
+
 
 def owner(path: Path) -> tuple[int, int]:
     found = path.lstat()

@@ -10,6 +10,8 @@ from mountfd.lowlevel import calls
 from tests.support import private
 from tests.support.layers import assembled, attached, fill, layers, line_of, pair, super_options
 
+pytestmark = pytest.mark.usefixtures("real_root")
+
 
 def option(text: str) -> param.Param:
     key, equals, value = text.partition("=")

@@ -26,8 +26,9 @@ from mountfd import (
 from tests.support import private
 from tests.support.inject import lacking, watching
 from tests.support.layers import SHIFTED, assembled, attached, content, fill, layers, pair
-from tests.support.need import need_real_root
 from tests.support.others import NOBODY, in_child
+
+pytestmark = pytest.mark.usefixtures("real_root")
 
 IDMAPS = pytest.mark.parametrize("idmap", [None, SHIFTED], ids=["plain", "idmapped"])
 
@@ -157,7 +158,6 @@ def test_unbindable_mount_is_explained(route: str, scratch: Path) -> None:
 
 
 def test_without_privilege(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need_real_root()
     overlay = Overlay(layers(scratch, 2), idmap=SHIFTED)
     plain = Overlay(layers(scratch, 2), *pair(scratch))
     for route in ("descriptor", "path", "string"):
@@ -175,7 +175,6 @@ def assemble_and_close(overlay: Overlay) -> Callable[[], None]:
 
 
 def test_layer_that_may_not_be_reached(scratch: Path) -> None:
-    need_real_root()
     one, two = layers(scratch / "closed", 2)
     (scratch / "closed").chmod(0o700)
     with pytest.raises(Denied) as caught:

@@ -12,6 +12,8 @@ from tests.support import private
 from tests.support.layers import SHIFTED, assembled, attached, content, fill, inside, layers, line_of, pair, place_on
 from tests.support.need import need
 
+pytestmark = pytest.mark.usefixtures("real_root")
+
 KINDS = ["tmpfs", "ext4", "xfs", "btrfs"]
 INSIDE = 100000
 

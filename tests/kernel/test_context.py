@@ -99,7 +99,7 @@ def test_pick_wants_the_root_of_a_mount(scratch: Path) -> None:
     assert caught.value.errno == EINVAL
 
 
-def test_exclusive_create_refuses_to_share() -> None:
+def test_exclusive_create_refuses_to_share(real_root: None) -> None:
     with FsContext.open("sysfs") as context, pytest.raises(Busy):
         context.create(exclusive=True)
 

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mountfd
 from mountfd import Overlay
 from tests.support.layers import SHIFTED, assembled, layers, table
 from tests.support.need import need, need_command
+
+pytestmark = pytest.mark.usefixtures("real_root")
 
 SCRIPT = """
 import os, sys

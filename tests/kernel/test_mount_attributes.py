@@ -10,6 +10,8 @@ from mountfd import Attr, Busy, Denied, IdMap, KernelError, Mount, NotSupported,
 from tests.support import private
 from tests.support.layers import SHIFTED, attached, fill, inside, line_of
 
+pytestmark = pytest.mark.usefixtures("real_root")
+
 
 def words(mount: Mount, scratch: Path) -> set[str]:
     with attached(mount, scratch / "look") as point:

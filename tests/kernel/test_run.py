@@ -180,7 +180,9 @@ def test_a_note_that_raises_leaves_nobody(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_environment_is_the_whole_one(scratch: Path) -> None:
-    assert output(scratch, "cat /proc/self/environ | tr '\\0' '\\n' | grep -v ^PWD=", env={"ONLY": "this"}) == "ONLY=this"
+    assert (
+        output(scratch, "cat /proc/self/environ | tr '\\0' '\\n' | grep -v ^PWD=", env={"ONLY": "this"}) == "ONLY=this"
+    )
 
 
 # --- roots ---------------------------------------------------------------------------------------------------------
@@ -203,14 +205,16 @@ def test_upper_layers_come_first(root: Path, scratch: Path) -> None:
 @pytest.fixture
 def victim() -> Iterator[Path]:
     """A directory of the host that a hostile layer aims at."""
-    place = Path("/var/tmp/mountfd-victim")
+    place = Path("/var/tmp/mountfd-victim")  # noqa: S108 (on the host's own root filesystem)
     place.mkdir()
     yield place
     place.rmdir()
 
 
 @pytest.mark.parametrize("name", ["dev", "proc", "sys", "tmp", "etc/resolv.conf", "output"])
-@pytest.mark.parametrize("target", ["{}", "../../../../../../../..{}", "/nowhere/at/all", "/proc/1/root{}", "/proc/1/cwd{}"])
+@pytest.mark.parametrize(
+    "target", ["{}", "../../../../../../../..{}", "/nowhere/at/all", "/proc/1/root{}", "/proc/1/cwd{}"]
+)
 def test_symlinks_in_a_layer_lead_nowhere_outside(
     root: Path, scratch: Path, victim: Path, name: str, target: str
 ) -> None:
@@ -285,7 +289,10 @@ def test_a_root_is_closed_also_when_it_fails(root: Path) -> None:
 @pytest.mark.parametrize("route", ["descriptor", "path", "string"])
 def test_every_route_makes_the_same_root(route: str, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
     monkeypatch.setenv("MOUNTFD_ROUTE", f"assemble:{route}")
-    assert output(scratch, "id -u; touch /etc/x; rm -r /usr/share/doc; ls /usr/share/doc 2>/dev/null || echo gone") == "0\ngone"
+    assert (
+        output(scratch, "id -u; touch /etc/x; rm -r /usr/share/doc; ls /usr/share/doc 2>/dev/null || echo gone")
+        == "0\ngone"
+    )
 
 
 def test_without_a_user_namespace(scratch: Path) -> None:

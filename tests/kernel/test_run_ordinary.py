@@ -20,7 +20,9 @@ UID = 65533
 
 def ordinary(*words: str, subordinate: str | None = None, wrap: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command line as a user without privilege; `subordinate` is what /etc/subuid and /etc/subgid hold."""
-    files = "mount --bind $1/ids /etc/subuid && mount --bind $1/ids /etc/subgid && mount --bind $1/passwd /etc/passwd && "
+    files = (
+        "mount --bind $1/ids /etc/subuid && mount --bind $1/ids /etc/subgid && mount --bind $1/passwd /etc/passwd && "
+    )
     script = (files if subordinate is not None else "") + "shift; " + wrap + 'exec "$@"'
     listing = Path(os.environ["TMPDIR"], "subordinate")
     listing.mkdir()
@@ -87,7 +89,7 @@ def test_own_files_can_be_changed_in_the_copy(scratch: Path) -> None:
         (place / "mine").write_text("before")
         os.chown(place / "mine", UID, UID)
         os.chown(place, UID, UID)
-        script = f"echo after > {place}/mine; touch {place}/new; rm -f {place}/none; cat {place}/mine; stat -c %u {place}/mine"
+        script = f"cd {place}; echo after > mine; touch new; rm -f none; cat mine; stat -c %u mine"
         done = ordinary("run", "--", "sh", "-c", script)
         assert done.stdout == "after\n0\n"
         assert (place / "mine").read_text() == "before"
@@ -114,7 +116,9 @@ def test_layers(scratch: Path) -> None:
     subprocess.run(["chown", "-R", f"{UID}:{UID}", str(root)], check=True)
     for parent in (scratch, scratch.parent):
         parent.chmod(0o755)
-    done = ordinary("run", "--layer", str(root), "--net", "none", "--", "/bin/sh", "-c", "id -u; echo x > /etc/x; cat /etc/x")
+    done = ordinary(
+        "run", "--layer", str(root), "--net", "none", "--", "/bin/sh", "-c", "id -u; echo x > /etc/x; cat /etc/x"
+    )
     assert done.stdout == "0\nx\n"
     assert done.returncode == 0
     assert os.listdir(root / "etc") == []

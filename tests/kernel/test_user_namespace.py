@@ -11,8 +11,9 @@ from mountfd import Denied, Gone, IdMap, KernelError, UserNamespace
 from mountfd.handles.namespace import shared_user_namespace
 from mountfd.lowlevel import calls, drop_caches, numbers
 from tests.support.inject import Watch, watching
-from tests.support.need import need_real_root
 from tests.support.others import NOBODY, in_child
+
+pytestmark = pytest.mark.usefixtures("real_root")
 
 
 def identity(namespace: UserNamespace) -> str:
@@ -119,7 +120,6 @@ def test_handler_that_raises_leaves_nothing() -> None:
 
 
 def test_ordinary_user_maps_only_itself() -> None:
-    need_real_root()
     link = in_child(lambda: _made(f"0:{NOBODY}:1"), NOBODY)
     assert link.startswith("user:")
     with pytest.raises(Denied) as caught:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mountfd import IdMap, InvalidSpec
 from mountfd.model.command import DEFAULT_IDMAP, Bind, Command
 
-WORDS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 
 
 def test_a_bind_shows_the_source_at_its_own_place() -> None:

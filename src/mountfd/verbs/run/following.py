@@ -78,21 +78,25 @@ class Vigil:
             elif not os.WIFSTOPPED(status):
                 return status
             else:
-                self._stop()
+                self._stop(pid)
         return os.waitpid(pid, 0)[1]
 
-    def _stop(self) -> None:
-        """Stop as the command did; when told to go on, give it the terminal that it had, and wake it."""
-        if not self.interactive:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return
+    def _stop(self, pid: int) -> None:
+        """Stop as the command did; when told to go on, give it the terminal that it had, and wake it and the keeper.
+
+        By SIGTSTP, which the kernel ignores where no shell is there to go on from it: then the command goes on at once.
+        """
+        group = os.getpgrp()
         try:
-            group = os.tcgetpgrp(0)
-            os.killpg(0, signal.SIGTSTP)  # the script that we may be part of; here it is blocked
-            os.kill(os.getpid(), signal.SIGSTOP)
-            if os.tcgetpgrp(0) == os.getpgrp():
-                os.tcsetpgrp(0, group)
+            if self.interactive:
+                group = os.tcgetpgrp(0)
+            os.kill(0 if self.interactive else os.getpid(), signal.SIGTSTP)  # 0: also the script that we may be part of
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+            os.kill(pid, signal.SIGCONT)
             if group != os.getpgrp():
+                if os.tcgetpgrp(0) == os.getpgrp():
+                    os.tcsetpgrp(0, group)
                 os.killpg(group, signal.SIGCONT)
         except OSError:
             return  # the terminal or the command has gone meanwhile
