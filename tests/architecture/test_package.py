@@ -33,7 +33,7 @@ def test_nothing_but_the_package_is_installed(wheel: Path) -> None:
 
 
 def test_the_command_is_installed(wheel: Path) -> None:
-    assert "mountfd = mountfd.cli:main" in _meta(wheel, "entry_points.txt").splitlines()
+    assert "mountfd = mountfd.cli:program" in _meta(wheel, "entry_points.txt").splitlines()
 
 
 def test_nothing_is_needed_at_run_time(wheel: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -11,10 +12,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
+    from typing import NoReturn
 
     from mountfd.cli.arguments import Arguments
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "program"]
 
 COMMANDS = {
     "run": "a command as root in a throwaway root filesystem",
@@ -24,6 +26,21 @@ COMMANDS = {
     "watch": "mounts that come, go and move, as it happens",
     "doctor": "what this kernel and this user can do, and what takes the place of the rest",
 }
+
+
+def program() -> NoReturn:
+    """Be the whole process: run the command that its arguments name, and end with its status."""
+    # Collecting garbage, and taking the interpreter apart at the end, take as long as a whole small command does; the
+    # kernel frees everything at once.
+    gc.disable()
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                status = status or exits.FAILURE  # the reader went away, or the disk is full
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,8 +29,11 @@ SPEC = Spec(
 
 def run(arguments: Arguments) -> int:
     """Print events until interrupted, or until nobody reads them."""
+    import gc  # noqa: PLC0415 (beside what it is for)
+
     from mountfd.verbs.watch import watch  # noqa: PLC0415 (after the words are understood)
 
+    gc.enable()  # unlike the other commands this one lives long
     namespace = arguments.text("namespace")
     numbered = int(namespace) if namespace is not None and namespace.isascii() and namespace.isdigit() else namespace
     try:

@@ -23,9 +23,11 @@ from mountfd.model.info import MountInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["parse", "parse_line", "parse_recorded", "points", "unescape"]
+__all__ = ["NAMES", "parse", "parse_line", "parse_names", "parse_recorded", "points", "unescape"]
+
+NAMES = frozenset(("point", "fstype", "subtype", "source"))  # what /proc/PID/mounts tells, a quarter cheaper
 
 _LEFT = frozenset(("id_old", "parent_id_old", "dev", "root"))
 _RIGHT = frozenset(("subtype", "source", "sb_flags", "options"))
@@ -68,19 +70,12 @@ def parse(data: bytes) -> list[MountInfo]:
 
     Point and type are decoded now, since hardly anybody asks for less, and the rest of a line when it is looked at.
     """
-    # At newlines alone, since a field may hold any other kind of line break.
-    lines = os.fsdecode(data).split("\n")
-    if len(set(lines)) != len(lines):
-        # Before Linux 7.0 one mount may be told twice, when its line is longer than what the kernel has room for.
-        lines = list(dict.fromkeys(lines))
-    # The collector would look at all records so far again and again while they are made, and find nothing.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return _records(lines)
-    finally:
-        if enabled:
-            gc.enable()
+    return _without_collector(_records, data)
+
+
+def parse_names(data: bytes) -> list[MountInfo]:
+    """Make records of /proc/PID/mounts, in its order: the same mounts as in mountinfo, told NAMES alone."""
+    return _without_collector(_named_records, data)
 
 
 def parse_recorded(data: bytes) -> list[MountInfo]:
@@ -113,26 +108,62 @@ def _unescape_one(part: bytes) -> bytes:
 
 
 # --- records -------------------------------------------------------------------------------------------------------
+def _without_collector(make: Callable[[list[str]], list[MountInfo]], data: bytes) -> list[MountInfo]:
+    # The collector would look at all records so far again and again while they are made, and find nothing.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        # At newlines alone, since a field may hold any other kind of line break.
+        return make(os.fsdecode(data).split("\n"))
+    finally:
+        if enabled:
+            gc.enable()
+
+
+# Each makes one pass without calls of our own for each line: this is most of what a listing costs besides reading.
 def _records(lines: list[str]) -> list[MountInfo]:
-    # One pass and no calls of our own for each line: this is most of what listing 10,000 mounts costs besides reading.
+    records: list[MountInfo] = []
+    types: dict[str, str] = {}
+    new, before = MountInfo.__new__, None
+    for line in lines:
+        # Before Linux 7.0 a mount is told twice when its line is longer than what the kernel has room for.
+        if line == before or not line:
+            continue
+        before = line
+        try:
+            _, _, _, _, point, rest = line.split(" ", _POINT + 1)
+            start = rest.index(" - ") + 3
+            fstype = rest[start : rest.index(" ", start)]
+        except ValueError as error:
+            raise _broken(line, lines) from error
+        info = new(MountInfo)
+        info._raw, info._decode = line, _decode  # noqa: SLF001 (what its __init__ does)
+        info.point = point if "\\" not in point else _text(point)
+        info.fstype = types.get(fstype) or types.setdefault(fstype, _text(fstype.partition(".")[0]))
+        records.append(info)
+    return records
+
+
+def _named_records(lines: list[str]) -> list[MountInfo]:
     records: list[MountInfo] = []
     types: dict[str, str] = {}
     new = MountInfo.__new__
     for line in lines:
-        left, separator, right = line.partition(" - ")
-        words = left.split(" ", _POINT + 1)
-        if not separator or len(words) != _POINT + 2:
-            if not line:
-                continue
-            raise _broken(line, lines)
+        if not line:
+            continue
+        _, point, fstype, _ = line.split(" ", 3)
         info = new(MountInfo)
-        info._raw, info._decode = line, _decode  # noqa: SLF001 (what its __init__ does)
-        point = words[_POINT]
+        info._raw, info._decode = line, _decode_name  # noqa: SLF001 (what its __init__ does)
         info.point = point if "\\" not in point else _text(point)
-        fstype = right.partition(" ")[0]
         info.fstype = types.get(fstype) or types.setdefault(fstype, _text(fstype.partition(".")[0]))
         records.append(info)
     return records
+
+
+def _decode_name(info: MountInfo, line: str, name: str) -> None:
+    source, _, fstype, _ = line.split(" ", 3)
+    told = {"source": _text(source), "subtype": _text(fstype.partition(".")[2]) or None}
+    setattr(info, name, told.get(name))
 
 
 def _broken(line: str, lines: list[str]) -> InvalidSpec:

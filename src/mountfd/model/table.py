@@ -107,6 +107,8 @@ class MountTable:
     def children(self, mount: MountInfo) -> list[MountInfo]:
         """Give the mounts that stand directly on a mount, in the listing's order."""
         name, parent = _key(mount)
+        if parent is None:
+            return []
         index = self._index("parent_id" if name == "id" else "parent_id_old")
         return [child for child in index.get(parent, ()) if child is not mount]
 
@@ -114,7 +116,7 @@ class MountTable:
         """Give the mount that a mount stands on; None for a root of this listing."""
         name, _ = _key(mount)
         number = mount.parent_id if name == "id" else mount.parent_id_old
-        found = self._index(name).get(number)
+        found = self._index(name).get(number) if number is not None else None
         return found[-1] if found and found[-1] is not mount else None
 
     def roots(self) -> list[MountInfo]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from mountfd.abi import calls
 
 TYPE_CHECKING = False
@@ -59,6 +57,8 @@ def on_thread(act: Callable[[], T], name: str) -> T:
     What the function raises is raised here. An exception that a signal handler raises meanwhile waits for the
     function's end: it works with descriptors that the caller would close.
     """
+    import threading  # noqa: PLC0415 (most assemblies and runs do without)
+
     results: list[T] = []
     raised: list[BaseException] = []
 
