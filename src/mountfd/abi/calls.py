@@ -35,6 +35,7 @@ from errno import EINTR, ENOSYS
 from signal import SIG_BLOCK, SIG_SETMASK
 
 from mountfd.abi import numbers as n
+from mountfd.abi.layouts import StatxBuffer
 from mountfd.errors import NotSupported, from_errno
 
 TYPE_CHECKING = False
@@ -320,6 +321,22 @@ def feed_layers(fs: int, key: bytes, at: int, names: list[bytes], how: Any) -> i
             break
         done += 1
     return done
+
+
+_statx_as_is = _libc["statx"] if hasattr(_libc, "statx") else None
+
+
+def all_lie_on(at: int, names: list[bytes], mount_id: int, flags: int, mask: int) -> bool:
+    """Say whether every name below a descriptor lies on one mount: statx(2) of each, in a tight loop as above.
+
+    Arguments: at, the directory; names; mount_id, as mask (STATX_MNT_ID or its unique kind) tells it; flags, mask.
+    False also when one can't be asked: the rows tell why.
+    """
+    if watcher is not None or _statx_as_is is None:
+        return False
+    buffer = StatxBuffer()
+    call, pointer = _statx_as_is, byref(buffer)
+    return all(call(at, name, flags, mask, pointer) == 0 and buffer.stx_mnt_id == mount_id for name in names)
 
 
 # setfsuid(2) and setfsgid(2) answer the previous id and have no way to report failure, so they aren't rows:

@@ -23,6 +23,7 @@ __all__ = [
     "PATH_DIR",
     "Found",
     "Place",
+    "all_lie_on",
     "blame",
     "has_nothing_below",
     "mount_of",
@@ -176,6 +177,14 @@ def mount_of(at: int, name: bytes) -> int:
     if not known & (_MNT_ID_UNIQUE | _MNT_ID):
         raise from_errno(EOPNOTSUPP, "statx", (at, name), hint="mount ids came with Linux 5.8", feature="STATX_MNT_ID")
     return number
+
+
+def all_lie_on(at: int, names: list[bytes], mount_id: int) -> bool:
+    """Say whether every name below a descriptor lies on one mount, whose unique id is given."""
+    flags = n.AT_STATX_DONT_SYNC | n.AT_NO_AUTOMOUNT
+    if mount_id >= n.FIRST_UNIQUE_ID and calls.all_lie_on(at, names, mount_id, flags, _MNT_ID_UNIQUE):
+        return True
+    return all(mount_of(at, name) == mount_id for name in names)
 
 
 def has_nothing_below(mount_id: int) -> bool:

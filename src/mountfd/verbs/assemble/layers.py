@@ -26,6 +26,7 @@ from mountfd.verbs.assemble.finding import (
     PATH_DIR,
     Found,
     Place,
+    all_lie_on,
     blame,
     has_nothing_below,
     mount_of,
@@ -196,7 +197,7 @@ class Placed:
             return None  # the slower way knows which layer to blame
         try:
             here = mount_of(held, b"")
-            if not has_nothing_below(here) and any(mount_of(held, name) != here for name in names):
+            if not has_nothing_below(here) and not all_lie_on(held, names, here):
                 return None
             clone = self._shared(held, self._overlay.idmap, lower[0])
             return None if clone is None else Alike(clone, names, IN_CLONE)
