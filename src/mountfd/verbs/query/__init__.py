@@ -2,11 +2,12 @@
 
 | question | asked by | file |
 | --- | --- | --- |
-| is this path a mount? | one statx(2) | point.py |
-| what is this mount? | statx(2) and statmount(2) | lookup.py |
+| is this path a mount? | one statx(2) | point.py, place.py |
+| what is this mount? | statx(2) and statmount(2) | lookup.py, asking.py |
 | what stands below it? | listmount(2) and a statmount(2) each | listing.py |
 | what stands in this namespace? | /proc/self/mountinfo, decoded lazily | listing.py |
-| what stands in another one? | listmount(2) and statmount(2) with its id; else a thread goes there | listing.py |
+| what stands in another one? | listmount(2) and statmount(2) with its id; else a thread goes there | elsewhere.py |
+| any of these, where the kernel or a filter has no such call | descriptors, fdinfo and the table | oldway.py |
 """
 
 from __future__ import annotations

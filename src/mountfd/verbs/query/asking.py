@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["EVERYTHING", "ask", "list_below", "mask_of"]
+__all__ = ["EVERYTHING", "ask", "lacks", "list_below", "mask_of"]
 
 # What statmount(2) must be asked for so that a field of MountInfo can be told: STATMOUNT_* of abi/flags.py.
 _BITS = {
@@ -45,15 +45,21 @@ _BITS = {
     "uid_map": 0x2000,
     "gid_map": 0x4000,
 }
-EVERYTHING = 0
+_SUPPORTED = 0x1000
+EVERYTHING = _SUPPORTED
 for _bit in _BITS.values():
     EVERYTHING |= _bit
+# What statmount(2) leaves out when it is empty; where the kernel doesn't say what it knows, that is no answer.
+_EMPTY: dict[str, object] = {"source": "", "options": "", "uid_map": (), "gid_map": ()}
+_LEARNED_LATE = _BITS["source"] | _BITS["options"] | _BITS["subtype"]  # 6.13, 6.11, 6.13
 
 _STRINGS = 512  # where they begin: offsets in the fixed part count from here
 _FIRST_BUFFER = 4096
 _LAST_BUFFER = 1 << 24
+_KEPT_BUFFER = 1 << 16
 _IDS = 8192
 _U32, _U64, _DEV = Struct("=I"), Struct("=Q"), Struct("=2I")
+_HEAD = Struct("=IIQ")  # size of the answer, where the options are, STATMOUNT_* bits that it holds
 
 
 class _Desk:
@@ -63,7 +69,7 @@ class _Desk:
 
     def __init__(self) -> None:
         """Begin with room for most answers; EOVERFLOW makes it larger."""
-        self.request = MntIdReq()
+        self.request = MntIdReq(n.MNT_ID_REQ_SIZE_VER0)
         self.pointer = calls.reference(self.request)
         self.grow(_FIRST_BUFFER)
 
@@ -80,7 +86,7 @@ def mask_of(fields: tuple[str, ...]) -> int:
     """Give the bits to ask for so that these fields can be told, and always the ids."""
     if fields is FIELDS:
         return EVERYTHING
-    mask = 0x2
+    mask = _BITS["id"] | _SUPPORTED
     for name in fields:
         mask |= _BITS[name]
     return mask
@@ -98,27 +104,35 @@ def ask(mnt_id: int, mask: int, *, ns_id: int = 0, fd: int = -1) -> MountInfo:
         desk = _free.pop()
     except IndexError:
         desk = _Desk()
-    request = desk.request
-    request.param = mask
-    if fd >= 0:
-        request.mnt_id = request.mnt_ns_id = 0
-        request.size, request.mnt_ns_fd, flags = n.MNT_ID_REQ_SIZE_VER0, fd, 1
+    pointer, flags = desk.pointer, 0
+    if ns_id or fd >= 0:
+        size = n.MNT_ID_REQ_SIZE_VER1 if ns_id else n.MNT_ID_REQ_SIZE_VER0
+        flags = 1 if fd >= 0 else 0
+        pointer = calls.reference(MntIdReq(size, max(fd, 0), mnt_id, mask, ns_id))
     else:
-        request.mnt_id, request.mnt_ns_id, request.mnt_ns_fd = mnt_id, ns_id, 0
-        request.size, flags = n.MNT_ID_REQ_SIZE_VER1 if ns_id else n.MNT_ID_REQ_SIZE_VER0, 0
+        desk.request.mnt_id, desk.request.param = mnt_id, mask
     try:
         while True:
             try:
-                calls.statmount(desk.pointer, desk.buffer, desk.size, flags)
+                calls.statmount(pointer, desk.buffer, desk.size, flags)
             except KernelError as error:
                 if error.errno != EOVERFLOW or desk.size >= _LAST_BUFFER:
                     raise
                 desk.grow(desk.size * 4)
             else:
-                buffer = desk.buffer
-                return MountInfo(buffer[: _U32.unpack_from(buffer)[0]], _decode)
+                size, _, held = _HEAD.unpack_from(desk.buffer)
+                return MountInfo((desk.buffer[:size], mask), _decode if held & _SUPPORTED else _decode_early)
     finally:
-        _free.append(desk)
+        if desk.size <= _KEPT_BUFFER:
+            _free.append(desk)
+
+
+def lacks(info: MountInfo) -> bool:
+    """Say whether an answer may lack what mountinfo tells: Linux 6.8 to 6.14 knew fewer fields, and don't say which."""
+    if info._decode is _decode:  # noqa: SLF001 (a record of this module's making)
+        return False
+    answer, asked = info._raw  # noqa: SLF001
+    return bool(asked & ~_HEAD.unpack_from(answer)[2] & _LEARNED_LATE)
 
 
 def list_below(mnt_id: int, *, ns_id: int = 0) -> list[int]:
@@ -141,10 +155,21 @@ def list_below(mnt_id: int, *, ns_id: int = 0) -> list[int]:
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------
-def _decode(info: MountInfo, raw: bytes, name: str) -> None:
-    # The answer's mask says what it holds: less than was asked for where the kernel can't tell or it doesn't apply.
-    held = _U64.unpack_from(raw, _AT["mask"])[0] & _BITS[name]
-    setattr(info, name, _READERS[name](raw) if held else None)
+def _decode(info: MountInfo, raw: tuple[bytes, int], name: str) -> None:
+    answer, asked = raw
+    held, bit = _HEAD.unpack_from(answer)[2], _BITS[name]
+    if held & bit:
+        value = _READERS[name](answer)
+    else:
+        # Not asked for, or it can't be told, or there is none.
+        known = asked & bit and _U64.unpack_from(answer, _AT["supported_mask"])[0] & bit
+        value = _EMPTY.get(name) if known else None
+    setattr(info, name, value)
+
+
+def _decode_early(info: MountInfo, raw: tuple[bytes, int], name: str) -> None:
+    answer = raw[0]
+    setattr(info, name, _READERS[name](answer) if _HEAD.unpack_from(answer)[2] & _BITS[name] else None)
 
 
 _AT: dict[str, int] = {name: getattr(StatMountBuffer, name).offset for name, *_ in StatMountBuffer._fields_}
@@ -171,8 +196,15 @@ def _text(field: str) -> Callable[[bytes], str]:
 
 
 def _options(raw: bytes) -> str:
+    # The only string that keeps mountinfo's escapes.
     start = _STRINGS + _U32.unpack_from(raw, _AT["mnt_opts"])[0]
-    return unescape(raw[start : raw.index(0, start)]).decode(errors="surrogateescape")
+    return os.fsdecode(unescape(raw[start : raw.index(0, start)]))
+
+
+def _propagate_from(raw: bytes) -> int:
+    # mountinfo leaves out a group that is the master itself; so that both tell the same, this does too.
+    group = int(_U64.unpack_from(raw, _AT["propagate_from"])[0])
+    return 0 if group == _U64.unpack_from(raw, _AT["mnt_master"])[0] else group
 
 
 def _id_map(count: str, field: str) -> Callable[[bytes], tuple[Extent, ...]]:
@@ -202,7 +234,7 @@ _READERS: dict[str, Callable[[bytes], Any]] = {
     "propagation": _u64("mnt_propagation", Propagation),
     "peer_group": _u64("mnt_peer_group"),
     "master": _u64("mnt_master"),
-    "propagate_from": _u64("propagate_from"),
+    "propagate_from": _propagate_from,
     "options": _options,
     "uid_map": _id_map("mnt_uidmap_num", "mnt_uidmap"),
     "gid_map": _id_map("mnt_gidmap_num", "mnt_gidmap"),

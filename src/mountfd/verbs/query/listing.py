@@ -1,12 +1,12 @@
-"""Many mounts: of this namespace, below a path, or of another namespace.
+"""Many mounts: of this namespace, or below a path. Those of other namespaces are elsewhere.py's.
 
 | of | route | cost | what the kernel guarantees |
 | --- | --- | --- | --- |
 | this namespace | mountinfo | 2.4 us a mount | each line whole; since 6.8 a mount that stays is never left out |
+| this namespace, names alone | mounts | 1.8 us a mount | as mountinfo |
 | this namespace | listmount | 4 us a mount | ids ascending; a mount that stays is never left out |
-| below a path | listmount | 20 ns a mount of the namespace, 3 us a mount below | the same |
-| another one | listmount with its id | 4 us a mount | the same |
-| another one, older kernel | a thread enters it, mountinfo | 2.4 us a mount | as mountinfo |
+| below a mount | listmount | 20 ns a mount of the namespace, 3 us a mount below | the same |
+| below a plain directory | mountinfo | as the whole table | as the whole table |
 
 No listing is a snapshot: mounts that come or go meanwhile may be in it or not.
 """
@@ -14,34 +14,38 @@ No listing is a snapshot: mounts that come or go meanwhile may be in it or not.
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ENOENT, ENOSYS, EPERM
+from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
-from mountfd.errors import InvalidSpec, KernelError, NotSupported
-from mountfd.handles.mountns import MountNamespace
+from mountfd.errors import InvalidSpec, KernelError, Missing
 from mountfd.model.info import FIELDS, MountInfo, check_fields
-from mountfd.model.mountinfo import parse
+from mountfd.model.mountinfo import NAMES, parse, parse_names
 from mountfd.model.table import MountTable
-from mountfd.verbs.query.asking import ask, list_below, mask_of
-from mountfd.verbs.query.lookup import id_of
-from mountfd.verbs.query.oldway import read_table
+from mountfd.verbs.query.asking import ask, lacks, list_below, mask_of
+from mountfd.verbs.query.lookup import complete
+from mountfd.verbs.query.oldway import OPEN_PATH, find_old, old_id_of, path_of, read_table
+from mountfd.verbs.query.place import HERE, id_of, is_root
+from mountfd.verbs.routes import forced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import TypeAlias
 
     from mountfd.abi.paths import StrPath
+    from mountfd.handles.mountns import MountNamespace
 
     Namespace: TypeAlias = "MountNamespace | int | StrPath"
 
-__all__ = ["mounts"]
+__all__ = ["CANNOT", "ask_each", "mounts"]
 
+CANNOT = (ENOSYS, EPERM, EINVAL)  # the kernel or a filter doesn't let one ask
 _UNIQUE = frozenset(("id", "parent_id", "ns_id", "uid_map", "gid_map"))  # what mountinfo can't tell
-_CANNOT = (ENOSYS, EPERM, EINVAL)
-_STABLE_TRIES = 16
+_ROUTES = (None, "listmount", "mountinfo")
+_READINGS = 64
+_NOT_OURS = "this path lies on a mount of another namespace, or on none any more: name the namespace instead"
 
 
 def mounts(
@@ -54,123 +58,145 @@ def mounts(
 ) -> MountTable:
     """List mounts.
 
-    Arguments: under, only those at and below this path; namespace, of another mount namespace: a MountNamespace, the
-    pid of a process in it, the path of its file, or "all" for every one that the caller may see; fields, those of
-    MountInfo that are wanted (None: whatever the cheapest route tells; unique ids need to be asked for by name);
-    fstype, only filesystems of this type; stable, read the table until two readings in a row agree, for kernels
-    before 6.8 whose table can leave out a mount while others come and go.
-    A mount that stands all the time is in the result (before Linux 6.8: with stable=True). Records never mix two mounts.
+    Arguments: under, only the mount that this path is and those below, as far as they can be reached through it;
+    namespace, of another mount namespace: a MountNamespace, the pid of a process in it, the path of its file, or "all"
+    for every one that the caller may see (under is then compared as text); fields, those of MountInfo that are wanted
+    (None: whatever mountinfo tells; unique ids need to be asked for by name, and for a tree some ids must be); fstype,
+    only filesystems of this type; stable, also on kernels before 6.8, whose table can leave out a mount while others
+    come and go: list by id, or read the table until two readings in a row agree.
+    A mount that stands all the time is in the result (before Linux 6.8: with stable=True). No record mixes two mounts.
     Raises: Missing, Denied; Gone for a pid without a process; InvalidSpec for what isn't a namespace; NotSupported.
-    Calls: listmount(2) and statmount(2), Linux 6.8, with namespaces 6.11; /proc/self/mountinfo.
+    Calls: listmount(2) and statmount(2), Linux 6.8, with namespaces 6.11; /proc/thread-self/mountinfo.
     """
     wanted = None if fields is None else check_fields(fields)
+    route = forced("mounts")
+    if route not in _ROUTES:
+        raise InvalidSpec(f"mounts has the routes listmount and mountinfo, not {route!r}", part="MOUNTFD_ROUTE")
     if namespace is None:
-        found = _own(wanted, stable=stable) if under is None else _under(under, wanted)
-    elif namespace == "all":
-        found = _all(wanted or FIELDS)
+        found = _own(wanted, route, stable=stable) if under is None else _under(under, wanted, route)
+        table = MountTable(found)
     else:
-        found = _elsewhere(namespace, wanted or FIELDS)
-    table = MountTable(found)
-    if namespace is not None and under is not None:
-        table = table.below(os.fsdecode(encode(under)))
+        from mountfd.verbs.query.elsewhere import elsewhere  # noqa: PLC0415 (imports what only this needs)
+
+        table = MountTable(elsewhere(namespace, wanted or FIELDS, route))
+        table = table if under is None else table.below(_as_text(under))
     return table if fstype is None else MountTable(table.by_fstype(fstype))
 
 
-# --- this namespace ------------------------------------------------------------------------------------------------
-def _own(fields: tuple[str, ...] | None, *, stable: bool) -> list[MountInfo]:
-    if fields is not None and not _UNIQUE.isdisjoint(fields):
-        try:
-            return _ask_each(list_below(n.LSMT_ROOT), fields)
-        except KernelError as error:
-            if error.errno not in _CANNOT:
-                raise
-    data = read_table()
-    for _ in range(_STABLE_TRIES if stable else 0):
-        again = read_table()
-        if again == data:
-            break
-        data = again
-    return parse(data)
+def ask_each(
+    ids: list[int], fields: tuple[str, ...], *, ns_id: int = 0, read: Callable[[], bytes] = read_table
+) -> list[MountInfo]:
+    """Ask about each mount of a listing; those that went meanwhile are left out, and those out of the caller's reach.
 
-
-def _under(path: StrPath, fields: tuple[str, ...] | None) -> list[MountInfo]:
-    raw = encode(path)
-    number = id_of(n.AT_FDCWD, raw, n.AT_STATX_DONT_SYNC | n.AT_NO_AUTOMOUNT)
-    top = os.path.realpath(raw)
-    if number >= n.FIRST_UNIQUE_ID:
-        try:
-            whole = ask(number, mask_of(("point",)))
-            if os.fsencode(whole.point or "") == top:
-                return _ask_each([number, *list_below(number)], fields or FIELDS)
-        except KernelError as error:
-            if error.errno not in (*_CANNOT, ENOENT):
-                raise
-    # A plain directory: the kernel lists the mounts below a mount, not below a directory.
-    prefix = top.rstrip(b"/") + b"/"
-    lines = [info for info in _own(fields, stable=False) if _is_at_or_below(info, top, prefix)]
-    return lines
-
-
-def _is_at_or_below(info: MountInfo, top: bytes, prefix: bytes) -> bool:
-    point = os.fsencode(info.point or "")
-    return point == top or point.startswith(prefix)
-
-
-def _ask_each(ids: list[int], fields: tuple[str, ...], *, ns_id: int = 0) -> list[MountInfo]:
+    Arguments: ids; fields; ns_id, of their namespace; read, gives its table, for what an older kernel's answers lack.
+    """
     mask, found = mask_of(fields), []
+    denied: KernelError | None = None
     for number in ids:
         try:
             found.append(ask(number, mask, ns_id=ns_id))
         except KernelError as error:
-            if error.errno != ENOENT:  # it went between the listing and the question
+            if error.errno == EPERM:
+                denied = error
+            elif error.errno != ENOENT:
                 raise
-    return found
+    if denied is not None and not found:
+        raise denied  # none of them: it is the call that is forbidden
+    if not any(map(lacks, found)):
+        return found
+    rows = {row.id_old: row for row in parse(read())}
+    still = ask_each([info.id or 0 for info in found], ("id",), ns_id=ns_id)
+    there = {info.id for info in still}  # whose old ids weren't reused before the table was read
+    return [complete(info, rows[info.id_old], fields) for info in found if info.id in there and info.id_old in rows]
 
 
-# --- other namespaces ----------------------------------------------------------------------------------------------
-def _elsewhere(namespace: Namespace, fields: tuple[str, ...]) -> list[MountInfo]:
-    if isinstance(namespace, MountNamespace):
-        return _of_namespace(namespace, fields)
-    if isinstance(namespace, bool) or not isinstance(namespace, int | str | bytes | os.PathLike):
-        raise InvalidSpec(f"{namespace!r} is not a mount namespace, a pid or a path", part="namespace")
-    opened = MountNamespace.of(namespace) if isinstance(namespace, int) else MountNamespace.open(namespace)
-    with opened:
-        return _of_namespace(opened, fields)
-
-
-def _of_namespace(namespace: MountNamespace, fields: tuple[str, ...]) -> list[MountInfo]:
+# --- this namespace ------------------------------------------------------------------------------------------------
+def _own(fields: tuple[str, ...] | None, route: str | None, *, stable: bool) -> list[MountInfo]:
+    by_ids = stable or not _UNIQUE.isdisjoint(fields or ())
+    if route == "listmount" or (by_ids and route is None):
+        try:
+            return ask_each(list_below(n.LSMT_ROOT), fields or FIELDS)
+        except KernelError as error:
+            if error.errno not in CANNOT or route:
+                raise
     try:
-        number = namespace.id
-        return _ask_each(list_below(n.LSMT_ROOT, ns_id=number), fields, ns_id=number)
-    except NotSupported:
-        pass
-    except KernelError as error:
-        if error.errno not in (*_CANNOT, ENOENT):
+        if fields and not stable and NAMES.issuperset(fields):
+            return parse_names(read_table(path=b"/proc/thread-self/mounts"))
+        return parse(_settled() if stable else read_table())
+    except Missing:
+        if route:
             raise
-    return parse(_table_inside(namespace))
+        return ask_each(list_below(n.LSMT_ROOT), fields or FIELDS)  # no /proc here
 
 
-def _table_inside(namespace: MountNamespace) -> bytes:
-    """Read a namespace's own table: through a process in it, or by a thread that goes there."""
-    if namespace.pid is not None:
-        return read_table(path=b"/proc/%d/mountinfo" % namespace.pid)
-    from mountfd.verbs.enter import in_namespace  # noqa: PLC0415 (only where the kernel can't be asked from outside)
+def _settled() -> bytes:
+    data = read_table()
+    for _ in range(_READINGS):
+        again = read_table()
+        if again == data:
+            return data
+        data = again
+    raise KernelError(EAGAIN, "read", hint=f"the mount table didn't keep still for two of {_READINGS} readings")
 
-    # The table of a thread is looked at through a /proc from here: in there may be none.
-    def read() -> bytes:
-        return read_table(at=proc, path=b"thread-self/mountinfo")
 
-    proc = calls.openat(n.AT_FDCWD, b"/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0)
+# --- below a path --------------------------------------------------------------------------------------------------
+def _under(path: StrPath, fields: tuple[str, ...] | None, route: str | None) -> list[MountInfo]:
+    fd = calls.openat(n.AT_FDCWD, encode(path), OPEN_PATH, 0)
     try:
-        return in_namespace(namespace, read)
+        number, root = id_of(fd, b"", HERE), bool(is_root(fd, b"", HERE))
+        by_ids = route == "listmount" or root or not _UNIQUE.isdisjoint(fields or ())
+        if number and by_ids and route != "mountinfo":
+            try:
+                return _under_by_ids(fd, number, fields or FIELDS, root=root)
+            except KernelError as error:
+                if error.errno not in CANNOT or route:
+                    raise
+        return _under_by_table(fd)
+    except Missing as error:
+        error.explain(hint=_NOT_OURS, filename=os.fsdecode(path))
+        raise
     finally:
-        os.close(proc)
+        os.close(fd)
 
 
-def _all(fields: tuple[str, ...]) -> list[MountInfo]:
-    found: list[MountInfo] = []
-    with MountNamespace.current() as own:
-        for namespace in own.others():
-            with namespace:
-                found += _of_namespace(namespace, tuple({*fields, "ns_id"}))
-    return found
+def _under_by_ids(fd: int, number: int, fields: tuple[str, ...], *, root: bool) -> list[MountInfo]:
+    if root:
+        return ask_each([number, *list_below(number)], fields)
+    # The kernel lists the mounts below a mount, not below a directory.
+    place = MountTable(ask_each(list_below(number), ("id", "point"))).below(path_of(fd))
+    return ask_each([info.id or 0 for info in place], fields)
+
+
+def _under_by_table(fd: int) -> list[MountInfo]:
+    rows, id_old, path = parse(read_table()), old_id_of(fd), path_of(fd)
+    top = find_old(rows, id_old)
+    if top is None and id_old != _id_of_root():
+        raise Missing(ENOENT, "mountinfo")
+    # Other mounts with such points may be covered, together with what they stand on.
+    children: dict[int | None, list[MountInfo]] = {}
+    for row in MountTable(rows).below(path):
+        children.setdefault(row.parent_id_old, []).append(row)
+    kept, waiting = {id_old}, [id_old]
+    while waiting:
+        below = [row.id_old or 0 for row in children.get(waiting.pop(), ()) if row.id_old not in kept]
+        kept.update(below)
+        waiting += below
+    first = [top] if top is not None and top.point == path else []
+    return first + [row for row in rows if row.id_old in kept and row.id_old != id_old]
+
+
+def _id_of_root() -> int:
+    fd = calls.openat(n.AT_FDCWD, b"/", OPEN_PATH, 0)
+    try:
+        return old_id_of(fd)
+    finally:
+        os.close(fd)
+
+
+def _as_text(path: StrPath) -> str:
+    text = os.fsdecode(encode(path, "under"))
+    if not text.startswith("/"):
+        raise InvalidSpec(
+            f"under={text!r}: within another namespace only a path from its root has a meaning", part="under"
+        )
+    return os.path.normpath(text)

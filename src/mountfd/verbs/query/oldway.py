@@ -1,6 +1,7 @@
-"""Answers without statmount(2): from descriptors, /proc/self/fdinfo and the mount table.
+"""Answers without statmount(2): from descriptors, /proc/thread-self/fdinfo and the mount table.
 
-For kernels before 6.8, and for seccomp filters that don't know the calls.
+For kernels before 6.8, for seccomp filters that don't know the calls, and for mounts that are in no namespace.
+A descriptor keeps its mount, and so the mount's old id, from being reused while the table is looked through.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import stat
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.flags import Attr
-from mountfd.errors import Gone
+from mountfd.errors import KernelError, Missing, from_errno
 from mountfd.model.info import MountInfo, from_fields
 from mountfd.model.mountinfo import parse
 
-__all__ = ["attrs_of", "find_old", "is_mount_by_fdinfo", "old_id_of", "read_table"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-_PATH = os.O_PATH | os.O_CLOEXEC
+__all__ = ["OPEN_PATH", "find_old", "from_descriptor", "is_mount_by_table", "old_id_of", "path_of", "read_table"]
+
+OPEN_PATH = os.O_PATH | os.O_CLOEXEC
+_OPEN_READ = os.O_RDONLY | os.O_CLOEXEC
 _ATTRS = {
     os.ST_RDONLY: Attr.RDONLY,
     os.ST_NOSUID: Attr.NOSUID,
@@ -25,65 +31,104 @@ _ATTRS = {
     os.ST_NOEXEC: Attr.NOEXEC,
     os.ST_NOATIME: Attr.NOATIME,
     os.ST_NODIRATIME: Attr.NODIRATIME,
+    0x2000: Attr.NOSYMFOLLOW,
 }
 _BLOCK = 1 << 16
+_NO_PROC = "this needs a /proc of the caller's own pid namespace"
 
 
-def read_table(at: int = n.AT_FDCWD, path: bytes = b"/proc/self/mountinfo") -> bytes:
-    """Read a mount table whole."""
-    fd = calls.openat(at, path, os.O_RDONLY | os.O_CLOEXEC, 0)
-    try:
-        parts = []
-        while part := os.read(fd, _BLOCK):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)
+def read_table(at: int = n.AT_FDCWD, path: bytes = b"/proc/thread-self/mountinfo") -> bytes:
+    """Read a mount table whole: the calling thread's, who may be in another namespace than its process."""
+    with open(_open_proc(at, path), "rb", buffering=0) as file:
+        return bytes(file.readall())
 
 
 def old_id_of(fd: int) -> int:
     """Give the reused id of the mount that a descriptor lies on."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
-        for line in lines:
+    lines = _open_proc(n.AT_FDCWD, b"/proc/thread-self/fdinfo/%d" % fd)
+    try:
+        for line in os.read(lines, _BLOCK).split(b"\n"):
             if line.startswith(b"mnt_id:"):
                 return int(line.split()[1])
-    raise Gone(f"/proc/self/fdinfo/{fd} names no mount")
+    finally:
+        os.close(lines)
+    raise Missing(2, "fdinfo", (fd,), hint=_NO_PROC)
 
 
-def find_old(id_old: int) -> MountInfo:
-    """Find a mount in the table by its reused id. Raises Gone."""
-    for info in parse(read_table()):
+def path_of(fd: int) -> str:
+    """Give the path of a descriptor, as seen from the caller's root."""
+    name = f"/proc/thread-self/fd/{fd}"
+    try:
+        return os.readlink(name)
+    except OSError as error:
+        raise from_errno(error.errno or 0, "readlink", (name,), filename=name, hint=_NO_PROC) from error
+
+
+def find_old(rows: Iterable[MountInfo], id_old: int) -> MountInfo | None:
+    """Find a mount in a table by its reused id: the last one, since an older one with it must be gone."""
+    found = None
+    for info in rows:
         if info.id_old == id_old:
-            return info
-    raise Gone(f"no mount with the id {id_old} can be reached from here")
+            found = info
+    return found
 
 
-def attrs_of(fd: int) -> MountInfo:
-    """Tell of a mount that is in no table what its descriptor tells."""
-    status, usage = os.fstat(fd), os.fstatvfs(fd)
+def from_descriptor(fd: int, number: int) -> MountInfo:
+    """Tell of the mount that a descriptor lies on what the table or, where it isn't in there, the descriptor tells.
+
+    Arguments: fd; number, its unique id, or 0 where that isn't known.
+    """
+    status = _fstat(fd)
+    try:
+        id_old = old_id_of(fd)
+        found = find_old(parse(read_table()), id_old)
+    except Missing:
+        if not number:
+            raise
+        id_old, found = None, None
+    if found is None:
+        found = from_fields({"id_old": id_old, "dev": _dev(status), "attrs": _attrs(fd)})
+    found.id = number or None
+    return found
+
+
+def is_mount_by_table(raw: bytes, *, follow: bool) -> bool:
+    """Compare a path with the point of the mount that it lies on: within one mount, only the root has that path."""
+    fd = calls.openat(n.AT_FDCWD, raw, OPEN_PATH | (0 if follow else os.O_NOFOLLOW), 0)
+    try:
+        found, path = find_old(parse(read_table()), old_id_of(fd)), path_of(fd)
+    finally:
+        os.close(fd)
+    return found is not None and path in {found.point, f"{found.point} (deleted)"}
+
+
+def _open_proc(at: int, path: bytes) -> int:
+    try:
+        return calls.openat(at, path, _OPEN_READ, 0)
+    except KernelError as error:
+        error.explain(hint=_NO_PROC)
+        raise
+
+
+def _fstat(fd: int) -> os.stat_result:
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise from_errno(error.errno or 0, "fstat", (fd,)) from error
+
+
+def _dev(status: os.stat_result) -> tuple[int, int] | None:
+    # btrfs and overlayfs show numbers of their own for files, and btrfs for directories too.
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    return os.major(status.st_dev), os.minor(status.st_dev)
+
+
+def _attrs(fd: int) -> Attr:
+    """Read what the mount's files feel: RDONLY may be the filesystem's, and of an idmap nothing is to be seen."""
+    usage = os.fstatvfs(fd)
     attrs = Attr(0)
     for bit, attr in _ATTRS.items():
         if usage.f_flag & bit:
             attrs |= attr
-    return from_fields(
-        {"id_old": old_id_of(fd), "dev": (os.major(status.st_dev), os.minor(status.st_dev)), "attrs": attrs}
-    )
-
-
-def is_mount_by_fdinfo(raw: bytes, *, follow: bool) -> bool:
-    """Compare the mount of a path with that of the directory above it."""
-    flags = _PATH | (0 if follow else os.O_NOFOLLOW)
-    here = calls.openat(n.AT_FDCWD, raw, flags, 0)
-    try:
-        if stat.S_ISDIR(os.fstat(here).st_mode):
-            above = calls.openat(here, b"..", _PATH, 0)
-        else:
-            real = os.readlink(b"/proc/self/fd/%d" % here) if follow else raw
-            above = calls.openat(n.AT_FDCWD, os.path.dirname(real) or b".", _PATH, 0)
-        try:
-            # The root of everything is its own parent, and a mount.
-            return old_id_of(here) != old_id_of(above) or os.path.sameopenfile(here, above)
-        finally:
-            os.close(above)
-    finally:
-        os.close(here)
+    return attrs if usage.f_flag & (os.ST_NOATIME | os.ST_RELATIME) else attrs | Attr.STRICTATIME
