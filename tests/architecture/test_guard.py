@@ -37,7 +37,8 @@ def _loop_device(place: Path) -> Iterator[str]:
 @contextmanager
 def _child(place: Path) -> Iterator[str]:
     with subprocess.Popen(["sleep", "60"]) as child:
-        yield f"left behind: child process {child.pid} sleep"
+        # Not its name: the kernel closes the pipe that tells of the new program before it renames the process.
+        yield f"left behind: child process {child.pid} "
         child.kill()
 
 
