@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ELOOP, EPERM
+from errno import EINVAL, ELOOP, EPERM
 
 from mountfd.abi import calls
 from mountfd.errors import KernelError, from_errno
@@ -93,7 +93,12 @@ def _pivot(root: Mount) -> None:
     # pivot_root(2) refuses a detached root, so it is attached on "/" itself: no directory is needed for that.
     root.attach("/")
     calls.fchdir(root.fileno())
-    calls.pivot_root(b".", b".")
+    try:
+        calls.pivot_root(b".", b".")
+    except KernelError as error:
+        if error.errno == EINVAL:
+            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
+        raise
     calls.umount2(b".", _MNT_DETACH)
     os.chdir("/")
     root.close()
