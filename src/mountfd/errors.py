@@ -212,3 +212,26 @@ def _rebuild_kernel(  # noqa: PLR0913, PLR0917 (an error repeats the whole call)
 
 def _rebuild_invalid(kind: type[InvalidSpec], message: str, part: str | None) -> InvalidSpec:
     return kind(message, part=part)
+
+
+def to_words(error: BaseException) -> list[str]:
+    """Put an error into plain words, for a process that must not believe more than that; see from_words."""
+    if isinstance(error, KernelError):
+        path = [] if error.filename is None else [os.fsdecode(error.filename)]
+        return ["kernel", str(error.errno), error.syscall, str(len(path)), *path, error.hint or "", *error.log]
+    if isinstance(error, InvalidSpec):
+        return ["spec", str(error), error.part or ""]
+    return ["other", f"{type(error).__name__}: {error}"]
+
+
+def from_words(words: Sequence[str]) -> MountfdError:
+    """Make an error of the family out of to_words' words; whatever else they are, they become a message."""
+    kind, *rest = words
+    if kind == "kernel" and len(rest) > 3 and rest[0].isdigit() and rest[2] in ("0", "1"):  # noqa: PLR2004 (as written)
+        errno, syscall, paths = int(rest[0]), rest[1], int(rest[2])
+        filename = rest[3] if paths else None
+        hint, *log = rest[3 + paths :] or [""]
+        return from_errno(errno, syscall, filename=filename, hint=hint or None, log=log)
+    if kind == "spec" and len(rest) == 2:  # noqa: PLR2004 (as written)
+        return InvalidSpec(rest[0], part=rest[1] or None)
+    return MountfdError(": ".join(rest) or "the inside of a run ended without a word")

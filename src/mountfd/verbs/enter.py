@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from errno import EPERM
+
 from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.abi.layouts import CapData, CapHeader
+from mountfd.errors import from_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +18,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["in_namespace", "in_private_namespace", "on_thread"]
+__all__ = ["in_namespace", "in_private_namespace", "on_thread", "take_ids"]
 
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
@@ -81,3 +86,15 @@ def on_thread(act: Callable[[], T], name: str) -> T:
     if raised:
         raise raised.pop()  # popped, so that the exception's frames don't hold the exception
     return results.pop()
+
+
+def take_ids(uid: int, gid: int) -> None:
+    """Give this thread other filesystem ids, and leave it every capability. Calls: setfsuid(2), capset(2)."""
+    header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
+    calls.capget(calls.reference(header), calls.reference(held))
+    if not calls.set_fs_ids(uid, gid):
+        hint = "acting with the ids of an idmap needs CAP_SETUID and CAP_SETGID"
+        raise from_errno(EPERM, "setfsuid", (uid, gid), hint=hint)
+    # Leaving id 0 took the file capabilities out of the effective set; they are still permitted.
+    wanted = CapData.from_buffer_copy(held)
+    calls.capset(calls.reference(header), calls.reference(wanted))

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EBUSY, ENOENT, EPERM, EROFS, EWOULDBLOCK, EXDEV
+from errno import EBUSY, ENOENT, EROFS, EWOULDBLOCK, EXDEV
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.abi.layouts import CapData, CapHeader
 from mountfd.errors import InvalidSpec, KernelError, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
@@ -30,7 +29,7 @@ from mountfd.verbs.assemble.finding import (
     open_directory,
     open_to_read,
 )
-from mountfd.verbs.enter import on_thread
+from mountfd.verbs.enter import on_thread, take_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,21 +183,10 @@ def _as_ids(idmap: IdMap, act: Callable[[], object]) -> None:
     """
 
     def body() -> None:
-        _take_ids(*idmap.root)
+        take_ids(*idmap.root)
         act()
 
     on_thread(body, "mountfd-ids")
-
-
-def _take_ids(uid: int, gid: int) -> None:
-    header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
-    calls.capget(calls.reference(header), calls.reference(held))
-    if not calls.set_fs_ids(uid, gid):
-        hint = "an idmapped upper layer needs a thread with ids of its map: CAP_SETUID and CAP_SETGID"
-        raise from_errno(EPERM, "setfsuid", (uid, gid), hint=hint)
-    # Leaving id 0 took the file capabilities out of the effective set; they are still permitted.
-    wanted = CapData.from_buffer_copy(held)
-    calls.capset(calls.reference(header), calls.reference(wanted))
 
 
 def check_writable(mount: Mount, overlay: Overlay) -> None:

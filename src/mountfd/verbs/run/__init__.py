@@ -41,7 +41,8 @@ def run(
     had here and why; the others are Command's: layers, upper, work, idmap, binds, tmpfs, net, env, chdir, hostname,
     pid_namespace.
     By default the command is root inside and an unprivileged id outside, changes nothing on the host, and all that it
-    mounted or started is gone when it ends, also when this process is killed.
+    mounted or started is gone when it ends, also when this process is killed; without a pid namespace that is the
+    command alone, not what it started.
     Raises: Missing or another KernelError with syscall "execve" when the program can't be executed; what assemble
     raises; NotSupported for what this user can't have.
     Calls: unshare(2), setns(2), move_mount(2), pivot_root(2), Linux 5.12.

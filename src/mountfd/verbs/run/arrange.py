@@ -1,15 +1,27 @@
-"""What the init does before the command: pivot into the root, attach what stands in it, name the host."""
+"""How the command's mount namespace comes to be: the root, and what stands in it, attached and out of its reach.
+
+    lay_out    as the host's root, for a command in a user namespace: everything attached in a namespace that the host
+               owns. The command's is made as a copy of it, and in a copy that crosses into a user namespace the kernel
+               locks every mount and its attributes: what is read-only can't be made writable inside.
+    arrange    as the init: the filesystems that show its own namespaces, and the pivot
+
+Inside the new root no module is loaded any more: it would be one of the root's, not ours.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from errno import EINVAL, ELOOP, EPERM
 
 from mountfd.abi import calls
+from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, from_errno
 from mountfd.handles.context import FsContext
+from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.model.param import Flag, String
+from mountfd.verbs.enter import take_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +30,10 @@ if TYPE_CHECKING:
     from mountfd.model.command import Command
     from mountfd.verbs.run.furnish import Furnishing
 
-__all__ = ["arrange"]
+__all__ = ["arrange", "lay_out", "preload", "take_namespace_root"]
 
+_NEWNS = 0x20000
+_ROOT = "/root"
 _MNT_DETACH = 2
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _TTY_GROUP = 5
@@ -27,18 +41,78 @@ _PLAIN = ("/proc", "/sys", "/dev")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
-def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishing]) -> None:
+def preload(command: Command) -> None:
+    """Load what a later step needs while the files that it is loaded from are still in sight."""
+    import warnings  # noqa: F401, PLC0415 (os.execvpe does)
+
+    if command.net == "none":
+        import fcntl  # noqa: F401, PLC0415
+        import socket  # noqa: F401, PLC0415
+        import struct  # noqa: F401, PLC0415
+
+
+def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[int, int]) -> None:
+    """Attach the root, and what stands in it, on a bare ground; this process's root is the ground then.
+
+    Arguments: owner, the host's ids of the inside's root, to whom the places belong that must be made.
+    """
+    assert root is not None  # noqa: S101 (prepared by whoever entered)
+    # In a user namespace a new /proc or /sys is allowed only while a complete one is in sight.
+    sights = {name: Mount.clone("/" + name) for name in ("proc", "sys")}
+    with FsContext.open("tmpfs").set(String("mode", "0755")) as context:
+        _pivot(context.create().mount())
+    for name, mount in sights.items():
+        os.mkdir("/" + name)
+        mount.attach("/" + name).close()
+    os.mkdir(_ROOT)
+    root.attach(_ROOT)
+    with _own_namespace() as here:
+        calls.fchdir(root.fileno())
+        calls.chroot(b".")  # paths can't lead out of it, whatever its symlinks say
+        take_ids(*owner)
+        for furnishing in furnishings:
+            if not _stands_on_own(furnishing.target):
+                _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
+                furnishing.mount.close()
+        calls.set_fs_ids(0, 0)
+        calls.setns(here.fileno(), _NEWNS)
+
+
+def _stands_on_own(target: str) -> bool:
+    """Say whether something belongs on a filesystem that the init makes: it can only be attached after that."""
+    real = os.path.realpath(target) + "/"
+    return real.startswith(("/proc/", "/sys/", "/dev/pts/"))
+
+
+def take_namespace_root() -> None:
+    """Make the root of this mount namespace the process's own, also where mountfd was called in a chroot.
+
+    Only that one can be pivoted away. Entering a mount namespace, here the one we are in, gives its root.
+    """
+    with _own_namespace() as here:
+        calls.setns(here.fileno(), _NEWNS)
+
+
+def _own_namespace() -> OwnedFd:
+    return OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0))
+
+
+def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishing], *, laid_out: bool) -> None:
     """Make this process's mount namespace the command's: its root, and what was made for it, in order."""
     assert root is not None  # noqa: S101 (prepared by whoever entered)
     if command.net == "none":
         _loopback_up()
     own = _own_filesystems(command)
-    _pivot(root)
+    # From here on nothing may be imported: the paths that modules are found by mean the new root's files.
+    sys.path.clear()
+    sys.meta_path.clear()
+    _pivot(Mount.clone(_ROOT, recursive=True) if laid_out else root)
     for target, mount in own[:1]:
         _attach(target, mount, directory=True)
     for furnishing in furnishings:
-        _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
-        furnishing.mount.close()
+        if not furnishing.mount.closed:  # it hasn't been laid out
+            _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
+            furnishing.mount.close()
     for target, mount in own[1:]:
         _attach(target, mount, directory=True)
     for _, mount in own:
@@ -69,7 +143,7 @@ def _own_filesystems(command: Command) -> list[tuple[str, Mount]]:
 
 
 def _is_mapped(gid: int) -> bool:
-    with open("/proc/self/gid_map", encoding="ascii") as file:
+    with open("/proc/self/gid_map", encoding="utf-8") as file:
         extents = [tuple(map(int, line.split())) for line in file]
     return any(inside <= gid < inside + count for inside, _, count in extents)
 

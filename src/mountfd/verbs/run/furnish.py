@@ -155,7 +155,8 @@ def _terminal() -> str | None:
 def _device(at: int, source: str, name: bytes) -> Furnishing:
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
     os.close(calls.openat(at, name, flags, 0o644))
-    return Furnishing(f"/dev/{os.fsdecode(name)}", Mount.clone(source), directory=False)
+    # Read-only: that keeps nobody from writing to the device, but from changing its owner or mode on the host.
+    return Furnishing(f"/dev/{os.fsdecode(name)}", Mount.clone(source).set(_RDONLY), directory=False)
 
 
 def _resolver(made: list[Furnishing], idmap: IdMap | None, *, host: bool) -> None:

@@ -33,6 +33,7 @@ __all__ = ["Scratch", "host_root", "layered_root"]
 
 # Their content belongs to the running host, not to its files; the command gets its own.
 _OWN = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 (places inside the new root)
+_WITH_FILES = {"zfs", "tmpfs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "fuse"}
 _DEPTH = 5
 _SMALL = 1 << 20
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -132,13 +133,16 @@ def host_root(
         if root is None:
             return _piecewise(scratch, extra, note), extra
         try:
-            for point in _disks_below_root():
+            wanted = _with_files()
+            below = {point: fstype for point, fstype in _mounts_below_root() if fstype in wanted}
+            for point in below:
                 _add_disk(scratch, point, extra, note)
         except BaseException:
             root.close()
             raise
-        if command.upper is not None and extra:
-            note("kept are changes to the root filesystem alone, not those below " + ", ".join(f.target for f in extra))
+        lost = [furnishing.target for furnishing in extra if below[furnishing.target] != "tmpfs"]
+        if command.upper is not None and lost:
+            note("kept are changes to the root filesystem alone, not those below " + ", ".join(lost))
     except BaseException:
         for furnishing in extra:
             furnishing.mount.close()
@@ -156,12 +160,21 @@ def _whole(command: Command, scratch: Scratch, idmap: IdMap | None, *, userxattr
             return _kept(command, ["/"], idmap, userxattr=userxattr)
         return scratch.over(["/"], _flags_of("/"))
     except KernelError as error:
-        if error.errno != EINVAL or not userxattr:
+        if error.errno != EINVAL or not userxattr or not _is_locked("/"):
             raise
         if command.upper is not None:
             why = "in a user namespace the mounts below / are locked to it, so changes can't be kept: name a --layer"
             raise unsupported("a clone of /", why) from error
         return None
+
+
+def _is_locked(path: str) -> bool:
+    """Say whether mounts below a path are locked to it, so that the kernel gives no clone of it alone."""
+    try:
+        Mount.clone(path).close()
+    except KernelError as error:
+        return error.errno == EINVAL
+    return False
 
 
 def _kept(command: Command, lower: Sequence[str | Layer], idmap: IdMap | None, *, userxattr: bool) -> Mount:
@@ -200,17 +213,17 @@ def _flags_of(point: str) -> int:
     return os.statvfs(point).f_flag & (_NOSUID | _NOEXEC)
 
 
-def _disks_below_root() -> list[str]:
-    """List where filesystems of disks, or directories and files of them, are mounted below `/`, outermost first."""
+def _with_files() -> set[str]:
+    """Name the filesystem types that hold somebody's files: those that need a device, and some that don't."""
     with open("/proc/filesystems", encoding="ascii") as known:
-        on_disk = {line.strip() for line in known if not line.startswith("nodev")} | {"zfs"}
-    found = []
+        return _WITH_FILES | {line.strip() for line in known if not line.startswith("nodev")}
+
+
+def _mounts_below_root() -> list[tuple[str, str]]:
+    """List where filesystems, or parts of them, are mounted below `/`, with their type, outermost first."""
     with open("/proc/self/mountinfo", "rb") as table:
-        for raw, fstype in points(table):
-            point = os.fsdecode(raw)
-            if point != "/" and not _is_own(point) and fstype in on_disk:
-                found.append(point)
-    return list(dict.fromkeys(found))  # a stack is seen through its top
+        found = {os.fsdecode(raw): fstype for raw, fstype in points(table)}  # a stack is seen through its top
+    return [(point, fstype) for point, fstype in found.items() if point != "/" and not _is_own(point)]
 
 
 def _is_own(point: str) -> bool:
@@ -268,7 +281,7 @@ def _cover_one(
     try:
         extra.append(Furnishing(entry.path, scratch.over([entry.path], _flags_of(entry.path)), directory=True))
     except KernelError as error:
-        if error.errno != EINVAL or entry.path.count("/") >= _DEPTH:
+        if error.errno != EINVAL or entry.path.count("/") >= _DEPTH or not _is_locked(entry.path):
             raise
         below = calls.openat(at, name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0)
         try:

@@ -16,7 +16,7 @@ from errno import ENOENT
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import from_errno
+from mountfd.errors import from_errno, to_words
 from mountfd.verbs.run.arrange import arrange
 
 TYPE_CHECKING = False
@@ -63,11 +63,12 @@ class Scene:
     Attributes: command; report, the write end of the pipe to the parent; mask and childless, how the command shall
     find its signals; interactive, whether it takes the terminal's foreground; parent, the process that all of this
     dies with; start, the caller's directory; umask, the caller's; root and furnishings, made before the fork by root
-    and inside by others.
+    and inside by others; laid_out, whether they are attached already, out of the command's reach.
     """
 
     __slots__ = (
-        "childless", "command", "furnishings", "interactive", "mask", "parent", "report", "root", "start", "umask",
+        "childless", "command", "furnishings", "interactive", "laid_out", "mask", "parent", "report", "root", "start",
+        "umask",
     )  # fmt: skip
 
     def __init__(self, command: Command, report: int, vigil: Vigil, root: Mount | None) -> None:
@@ -76,6 +77,14 @@ class Scene:
         self.mask, self.childless, self.interactive = vigil.mask, vigil.childless, vigil.interactive
         self.parent, self.start, self.umask = os.getpid(), _start(), 0o022
         self.furnishings: list[Furnishing] = []
+        self.laid_out = False
+
+    def descriptors(self) -> set[int]:
+        """List the descriptors of the mounts that are still to be attached."""
+        mounts = [self.root, *(furnishing.mount for furnishing in self.furnishings)]
+        held = [each for each in mounts if each is not None and not each.closed]
+        locks = [lock for mount in held for lock in getattr(mount, "_locks", ())]
+        return {each.fileno() for each in [*held, *locks] if not each.closed}
 
     def close(self) -> None:
         """Let go of every mount; what is attached inside lives there."""
@@ -130,7 +139,6 @@ def fork() -> int:
 def _fork_one_of_many() -> int:
     """Fork one thread out of several, after loading what the child may need: an import may be going on in another."""
     import fcntl  # noqa: F401, PLC0415
-    import pickle  # noqa: F401, PLC0415
     import socket  # noqa: F401, PLC0415
     import struct  # noqa: F401, PLC0415
     import warnings  # noqa: PLC0415
@@ -159,12 +167,8 @@ def tell(report: int, word: bytes, text: str) -> None:
 
 
 def _send_error(report: int, error: BaseException) -> None:
-    import pickle  # noqa: PLC0415 (only on the way out of an error)
-
-    try:
-        data = pickle.dumps(error)
-    except Exception:  # noqa: BLE001 (whatever can't travel is told in words)
-        data = pickle.dumps(OSError(f"{type(error).__name__}: {error}"))
+    # In words: the parent must not have to believe what comes from a process in a foreign root.
+    data = "\0".join(to_words(error)).encode(errors="surrogateescape")
     _write_all(report, b"error " + data.hex().encode() + b"\n")
 
 
@@ -238,7 +242,9 @@ def _init(scene: Scene, parent: int, to_keeper: int) -> NoReturn:
         os.setpgid(0, 0)  # what stops the group around us isn't meant to be passed on
     if not command.pid_namespace:
         calls.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    arrange(command, scene.root, scene.furnishings)
+    # What the caller had open could lead anybody who gets hold of this process out of the new root.
+    _close(_descriptors() - {scene.report, to_keeper, *scene.descriptors()})
+    arrange(command, scene.root, scene.furnishings, laid_out=scene.laid_out)
     # The memory and descriptors of the caller are here until the command has been forked: not for it to look into.
     calls.prctl(n.PR_SET_DUMPABLE, 0, 0, 0, 0)
     ours = os.getpid()
@@ -290,7 +296,7 @@ def _end_orphans() -> None:
     children = f"/proc/self/task/{os.getpid()}/children"
     try:
         while True:
-            with open(children, encoding="ascii") as file:
+            with open(children, encoding="utf-8") as file:
                 for pid in file.read().split():
                     os.kill(int(pid), signal.SIGKILL)
             os.waitpid(-1, 0)

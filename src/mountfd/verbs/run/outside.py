@@ -6,10 +6,10 @@ import os
 from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
-from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, unsupported
 from mountfd.handles.namespace import shared_user_namespace
 from mountfd.model.command import DEFAULT_IDMAP
+from mountfd.verbs.run.arrange import lay_out, preload, take_namespace_root
 from mountfd.verbs.run.following import Vigil, end, follow
 from mountfd.verbs.run.furnish import furnish
 from mountfd.verbs.run.hostroot import host_root, layered_root
@@ -40,6 +40,7 @@ def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -
         scene = Scene(command, report, vigil, root)
         try:
             try:
+                preload(command)
                 pid = _start_as_root(scene, note) if os.geteuid() == 0 else _start_as_other(scene, note)
             finally:
                 os.close(report)
@@ -63,8 +64,8 @@ def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
     except KernelError as error:
         if command.idmap is not None and error.errno in (EINVAL, EPERM):
             error.add_note(
-                "hint: without an idmapped root there is --idmap 0:0:65536 (root inside is root outside, held in a "
-                "user namespace) and --idmap none (no user namespace either)"
+                "hint: without an idmapped root there is --idmap 0:0:65536 (root inside is root outside, but for its "
+                "capabilities) and --idmap none (no user namespace at all)"
             )
         raise
     if command.idmap is not None:
@@ -76,24 +77,25 @@ def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
 
 
 def _enter(scene: Scene, namespace: UserNamespace | None) -> None:
-    if namespace is not None:
-        calls.setns(namespace.fileno(), _NEWUSER)
-        become_root(groups=True)
+    if namespace is None:
+        calls.unshare(namespaces(scene.command))
+        _leave_the_hosts()
+        return
+    calls.unshare(_NEWNS)
+    _leave_the_hosts()
+    idmap = scene.command.idmap
+    assert idmap is not None  # noqa: S101 (the namespace was made of it)
+    lay_out(scene.root, scene.furnishings, idmap.root)
+    scene.laid_out = True
+    calls.setns(namespace.fileno(), _NEWUSER)
+    become_root(groups=True)
     calls.unshare(namespaces(scene.command))
-    _take_namespace_root()
+
+
+def _leave_the_hosts() -> None:
+    """Have this process's new mount namespace to itself: its root, and nothing that travels to or from the host."""
+    take_namespace_root()
     calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
-
-
-def _take_namespace_root() -> None:
-    """Make the root of the new mount namespace this process's own, also where mountfd was called in a chroot.
-
-    Only that one can be pivoted away. Entering a mount namespace, here the one we are in, gives its root.
-    """
-    own = calls.openat(n.AT_FDCWD, b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0)
-    try:
-        calls.setns(own, _NEWNS)
-    finally:
-        os.close(own)
 
 
 def _hand_over_pipes(idmap: IdMap) -> None:
@@ -152,8 +154,7 @@ def _enter_as_other(scene: Scene, parent: socket.socket) -> None:
     if not answer:
         os._exit(FAILED)  # the parent couldn't map ids and raises that itself
     become_root(groups=answer == b"g")
-    _take_namespace_root()
-    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+    _leave_the_hosts()
     _prepare(scene, None, userxattr=True, note=lambda text: tell(scene.report, b"note", text))
 
 
