@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from mountfd import Feature
 from tests.support.need import need_real_root
-from tests.support.program import mountfd
+from tests.support.program import MOUNTFD, mountfd
 
 need_real_root()
 
@@ -62,8 +65,13 @@ def test_it_works_for_anybody() -> None:
 
 
 def test_it_works_inside() -> None:
-    from tests.support.program import MOUNTFD
-
-    done = mountfd("run", *MOUNTFD, "doctor")
+    done = mountfd("run", *VISIBLE, *MOUNTFD, "doctor")
     assert (done.stderr, done.returncode) == ("", 0)
     assert "in a user namespace" in done.stdout
+
+
+@pytest.mark.parametrize("words", ["doctor", "doctor --json", "check --json /"])
+def test_without_standard_output_nothing_is_said(words: str) -> None:
+    line = f"exec {' '.join(MOUNTFD)} {words} >&-"
+    done = subprocess.run(["sh", "-c", line], check=False, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

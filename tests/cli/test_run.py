@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.images import filesystem
 from tests.support.need import need_real_root
-from tests.support.program import MOUNTFD, alive, eventually, mountfd, starting
+from tests.support.program import MOUNTFD, VISIBLE, alive, eventually, mountfd, starting
 from tests.support.rootfs import small_root
 
 need_real_root()
@@ -119,6 +119,12 @@ def test_what_is_missing_is_127() -> None:
     done = mountfd("run", "--", "no-such-program")
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr == "mountfd: execve: No such file or directory: 'no-such-program'\n"
+
+
+def test_an_empty_word_is_a_program_that_is_missing() -> None:
+    done = mountfd("run", "--", "")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == "mountfd: the program's name is empty: there is no such program\n"
 
 
 @pytest.mark.parametrize("program", ["/etc/passwd", "/etc", "/etc/passwd/x"])
@@ -406,14 +412,15 @@ def test_a_command_that_kills_its_process_group_kills_only_itself() -> None:
 # --- inside another ------------------------------------------------------------------------------------------------
 def test_inside_another_one_without_a_user_namespace() -> None:
     out = shell(
-        f"{' '.join(MOUNTFD)} run --idmap none -- sh -c 'id -u; touch /etc/x && echo inner'; ls /etc/x 2>&1 || true"
+        f"{' '.join(MOUNTFD)} run --idmap none -- sh -c 'id -u; touch /etc/x && echo inner'; ls /etc/x 2>&1 || true",
+        *VISIBLE,
     )
     assert out.startswith("0\ninner\n")
     assert "No such file" in out
 
 
 def test_inside_another_one_the_way_out_is_told() -> None:
-    done = mountfd("run", *MOUNTFD, "run", "true")
+    done = mountfd("run", *VISIBLE, *MOUNTFD, "run", "true")
     assert done.returncode == 125
     assert "--idmap none" in done.stderr
     assert "Traceback" not in done.stderr

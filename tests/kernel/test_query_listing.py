@@ -60,14 +60,14 @@ def points(place: Path, table: MountTable) -> list[str]:
     ("under", "wanted"),
     [
         (".", {".", "a", "a/b", "a/b/c", "a/b/d", "ab", "file"}),
-        ("a", {"a", "a/b/d"}),
-        ("a/", {"a", "a/b/d"}),
+        ("a", {"a", "a/b", "a/b/c", "a/b/d"}),
+        ("a/", {"a", "a/b", "a/b/c", "a/b/d"}),
         ("a/b", {"a/b/d"}),
         ("link", {"a/b/d"}),
         ("a/b/d", {"a/b/d"}),
         ("a/b/plain", set()),
         ("file", {"file"}),
-        ("link/../../a", {"a", "a/b/d"}),
+        ("link/../../a", {"a", "a/b", "a/b/c", "a/b/d"}),
     ],
 )
 def test_under_a_path(way: None, place: Path, under: str, wanted: set[str]) -> None:
@@ -76,12 +76,21 @@ def test_under_a_path(way: None, place: Path, under: str, wanted: set[str]) -> N
         assert set(points(place, mounts(under=under))) == wanted
 
 
-def test_under_a_mount_names_it_first(way: None, place: Path) -> None:
+def test_under_a_mount_names_it_first_and_then_what_it_covers(way: None, place: Path) -> None:
     listed = mounts(under=place / "a")
-    assert points(place, listed) == ["a", "a/b/d"]
+    assert points(place, listed)[:2] == ["a", "a"]
+    assert sorted(points(place, listed)[2:]) == ["a/b", "a/b/c", "a/b/d"]
     fd = os.open(place / "a", os.O_PATH)
     assert listed[0].id_old == lookup(fd=fd).id_old
     os.close(fd)
+
+
+def test_the_own_namespace_by_name_gives_the_same_below_a_path(way: None, place: Path) -> None:
+    with mountfd.MountNamespace.current() as own:
+        for under in (".", "a", "a/b", "link", "a/b/plain"):
+            wanted = sorted(mount.id_old or 0 for mount in mounts(under=place / under))
+            listed = mounts(under=place / under, namespace=own, fields=("id_old",))
+            assert sorted(mount.id_old or 0 for mount in listed) == wanted
 
 
 def test_covered_mounts_are_in_the_whole_listing(way: None, place: Path) -> None:
@@ -128,6 +137,14 @@ def test_a_route_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MOUNTFD_ROUTE", "mounts:guessing")
     with pytest.raises(InvalidSpec):
         mounts()
+
+
+@pytest.mark.parametrize("words", ["garbage", "mounts:", ":listmount", "mounts:listmount,garbage"])
+def test_a_route_that_names_no_verb_is_refused(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    monkeypatch.setenv("MOUNTFD_ROUTE", words)
+    with pytest.raises(InvalidSpec, match="verb:route") as caught:
+        mounts()
+    assert caught.value.part == "MOUNTFD_ROUTE"
 
 
 def test_a_mount_that_goes_while_it_is_listed_is_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,10 +233,10 @@ def test_in_a_user_namespace_all_is_as_outside(place: Path) -> None:
     def within() -> tuple[list[str], list[str], bool]:
         calls.unshare(0x10000000 | 0x20000)
         table = [mount.point or "" for mount in mounts()]
-        below = points(place, mounts(under=place / "a", fields=("id", "point")))
+        below = sorted(points(place, mounts(under=place / "a", fields=("id", "point"))))
         return sorted(table), below, mountfd.is_mount(place / "a")
 
-    assert in_child(within, NOBODY) == (wanted, ["a", "a/b/d"], True)
+    assert in_child(within, NOBODY) == (wanted, ["a", "a", "a/b", "a/b/c", "a/b/d"], True)
 
 
 # --- a real filter -------------------------------------------------------------------------------------------------

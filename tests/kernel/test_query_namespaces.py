@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -208,9 +209,29 @@ def test_a_file_that_is_missing_and_a_closed_handle(scratch: Path) -> None:
         mounts(namespace=handle)
 
 
-def test_a_relative_path_means_nothing_in_another_namespace() -> None:
-    with MountNamespace.current() as own, pytest.raises(InvalidSpec):
-        mounts(namespace=own, under="relative")
+def test_a_path_in_another_namespace_is_meant_from_here(way: None, scratch: Path) -> None:
+    (scratch / "link").symlink_to("there")
+    (scratch / "plain").mkdir()
+    with Neighbour(scratch) as other, contextlib.chdir(scratch):
+        for under in ("there", "link", "./there/", scratch / "link", scratch / "there"):
+            (found,) = mounts(namespace=other.pid, under=under, fields=("fstype",))
+            assert (found.fstype, found.point) == ("tmpfs", str(scratch / "there"))
+        assert len(mounts(namespace=other.pid, under="plain")) == 0
+        (scratch / "plain").rmdir()
+        for under in ("plain", scratch / "missing"):
+            with pytest.raises(Missing) as caught:
+                mounts(namespace=other.pid, under=under)
+            assert caught.value.filename == str(under)
+
+
+def test_a_path_that_is_only_in_the_other_namespace_is_found_there(way: None, scratch: Path) -> None:
+    with Neighbour(scratch) as other:
+        tmpfs(scratch)
+        try:
+            assert not (scratch / "there").exists()
+            assert len(mounts(namespace=other.pid, under=f"{scratch}/x/..//there")) == 1
+        finally:
+            calls.umount2(bytes(scratch), 0)
 
 
 def test_a_path_on_another_namespaces_mount_is_refused_by_name(way: None, scratch: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mountfd import Mount
 from tests.support.need import need_real_root
-from tests.support.program import mountfd
+from tests.support.program import MOUNTFD, VISIBLE, mountfd
 
 need_real_root()
 
@@ -46,9 +46,7 @@ def test_an_ordinary_user_in_a_chroot_is_told_why_not(chroot: list[str]) -> None
 
 
 def test_an_identity_map_needs_no_idmapped_root() -> None:
-    inner = "mountfd run --idmap 0:0:65536 -- sh -c 'id -u; cat /proc/self/uid_map'"
-    script = Path(__file__).parents[2] / "bin" / "mountfd"
-    command = inner.replace("mountfd", str(script), 1)
-    done = mountfd("run", "--idmap", "none", "--", "sh", "-c", command)
+    command = f"{' '.join(MOUNTFD)} run --idmap 0:0:65536 -- sh -c 'id -u; cat /proc/self/uid_map'"
+    done = mountfd("run", *VISIBLE, "--idmap", "none", "--", "sh", "-c", command)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["0", "0", "0", "65536"]

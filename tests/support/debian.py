@@ -69,7 +69,10 @@ def unpacked(package: str, suite: str = "sid") -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     home = Path(cache, "mountfd", "debian", suite)
     current = home / "current" / package
-    current.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        current.parent.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        need(False, "a cache directory that can be written to")
     with _locked(home / "lock"):
         if current.is_dir() and time.time() - current.lstat().st_mtime < _A_DAY:
             return current.resolve()

@@ -15,10 +15,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["MOUNTFD", "PROMPT", "SCRIPT", "Terminal", "alive", "at_terminal", "eventually", "mountfd", "starting"]
+__all__ = [
+    "MOUNTFD",
+    "PROMPT",
+    "SCRIPT",
+    "VISIBLE",
+    "Terminal",
+    "alive",
+    "at_terminal",
+    "eventually",
+    "mountfd",
+    "starting",
+]
 
 SCRIPT = Path(__file__).parents[2] / "bin" / "mountfd"
 MOUNTFD = [sys.executable, "-I", str(SCRIPT)]
+# `run` has a /tmp of its own; a checkout may lie in the host's.
+VISIBLE = ["--bind", f"{SCRIPT.parents[1]}:{SCRIPT.parents[1]}:ro"]
 PROMPT = "PROMPT> "
 _PATIENCE = 20.0
 

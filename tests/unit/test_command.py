@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mountfd import IdMap, InvalidSpec
+from mountfd import IdMap, InvalidSpec, run
 from mountfd.model.command import DEFAULT_IDMAP, Bind, Command
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
@@ -77,6 +77,27 @@ def test_a_relative_source_is_meant_from_here(monkeypatch: pytest.MonkeyPatch, t
         ({"env": {"": "c"}}, "env"),
         ({"env": {"A": "\0"}}, "env"),
         ({"idmap": IdMap.parse("1:100000:10")}, "idmap"),
+        ({"idmap": "0:0:1"}, "idmap"),
+        ({"argv": [""]}, "program"),
+        ({"argv": [b"ls"]}, "argv"),
+        ({"argv": ["a\ud800"]}, "argv"),
+        ({"argv": 5}, "argv"),
+        ({"env": {"A": 1}}, "env"),
+        ({"env": {b"A": "1"}}, "env"),
+        ({"env": {"A": "\ud800"}}, "env"),
+        ({"env": ["A=1"]}, "env"),
+        ({"hostname": "a\0b"}, "hostname"),
+        ({"hostname": 5}, "hostname"),
+        ({"layers": "/a"}, "layers"),
+        ({"layers": [None]}, "layers"),
+        ({"binds": ["/a"]}, "binds"),
+        ({"binds": Bind("/a")}, "binds"),
+        ({"tmpfs": "/a"}, "tmpfs"),
+        ({"tmpfs": [5]}, "tmpfs"),
+        ({"tmpfs": ["/"]}, "tmpfs"),
+        ({"tmpfs": ["/./.."]}, "tmpfs"),
+        ({"upper": 1, "work": 2}, "upper"),
+        ({"chdir": 5}, "chdir"),
     ],
 )
 def test_what_contradicts_itself_is_refused(wrong: dict[str, object], part: str) -> None:
@@ -84,6 +105,23 @@ def test_what_contradicts_itself_is_refused(wrong: dict[str, object], part: str)
     with pytest.raises(InvalidSpec) as caught:
         Command(arguments.pop("argv"), **arguments)  # type: ignore[arg-type]
     assert caught.value.part == part
+
+
+@pytest.mark.parametrize(("source", "target"), [("/", None), ("/a", "/"), ("/a", "//."), (5, "/a"), ("/a", 5)])
+def test_a_bind_is_of_a_path_and_not_at_the_root(source: str, target: str | None) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        Bind(source, target)
+    assert caught.value.part == "bind"
+
+
+def test_bytes_that_are_no_utf8_are_words_too() -> None:
+    assert Command(["a\udc80"], env={"A": "\udc80"}).argv == ["a\udc80"]
+
+
+def test_a_root_that_is_no_mount_is_refused() -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        run(["true"], root="/")  # type: ignore[arg-type]
+    assert caught.value.part == "root"
 
 
 def test_the_environment_is_the_callers_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

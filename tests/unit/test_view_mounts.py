@@ -173,10 +173,11 @@ def test_a_peer_group_has_one_colour_wherever_it_appears() -> None:
     assert len(set(colours)) == 1
 
 
-def test_rich_draws_the_same_words() -> None:
+def test_rich_draws_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich")
     import re
 
+    monkeypatch.setenv("TERM", "xterm")
     drawn = list(by_rich(rows(roots(), PICTURE_COLUMNS), headings=False, room=200))
     plain = [re.sub(r"\x1b\[[\d;]*m", "", line).split() for line in drawn]
     assert plain == [line.split() for line in picture()]

@@ -71,5 +71,5 @@ def _show_json(path: str, found: bool) -> None:  # noqa: FBT001 (the answer)
     answer: dict[str, object] = {"path": raw.decode(errors="replace")}
     if raw.decode(errors="replace").encode() != raw:
         answer["path_b64"] = b64encode(raw).decode()
-    json.dump({**answer, "mountpoint": found}, sys.stdout)
-    sys.stdout.write("\n")
+    if sys.stdout is not None:
+        sys.stdout.write(json.dumps({**answer, "mountpoint": found}) + "\n")

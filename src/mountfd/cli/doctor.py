@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from mountfd.cli import exits
 from mountfd.cli.arguments import Option, Spec
 
@@ -22,16 +20,16 @@ SPEC = Spec(
 
 def run(arguments: Arguments) -> int:
     """Print the examination."""
-    from mountfd.verbs.examine import examine  # noqa: PLC0415 (after the words are understood)
+    from mountfd.cli.terminal import put  # noqa: PLC0415 (after the words are understood)
+    from mountfd.verbs.examine import examine  # noqa: PLC0415
 
     facts = examine()
     if arguments.on("json"):
         import json  # noqa: PLC0415 (only when asked)
 
-        json.dump(facts, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        put([json.dumps(facts, indent=2), "\n"])
     else:
         from mountfd.view.examination import lines  # noqa: PLC0415
 
-        sys.stdout.writelines(line + "\n" for line in lines(facts))
+        put(line + "\n" for line in lines(facts))
     return exits.OK

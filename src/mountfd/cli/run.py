@@ -81,6 +81,8 @@ def _environment(settings: list[str]) -> dict[str, str] | None:
 
 def status_of(error: BaseException) -> int:
     """Give the status of a command that never ran."""
+    if isinstance(error, InvalidSpec) and error.part == "program":
+        return exits.RUN_MISSING
     if getattr(error, "syscall", None) == "execve":
         return exits.RUN_MISSING if getattr(error, "errno", 0) == ENOENT else exits.RUN_CANNOT
     return exits.RUN_FAILED

@@ -6,13 +6,12 @@ import os
 
 from mountfd.errors import InvalidSpec
 from mountfd.model.idmap import Extent, IdMap
+from mountfd.model.overlay import Layer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypedDict
-
-    from mountfd.model.overlay import Layer
 
     class Surroundings(TypedDict, total=False):
         """The keyword arguments of Command."""
@@ -48,6 +47,8 @@ class Bind:
 
     def __init__(self, source: str, target: str | None = None, *, read_only: bool = False) -> None:
         """Check that both are there and that the target is absolute."""
+        _check_text(source, "bind")
+        _check_text(target or "", "bind")
         if not source or "\0" in source:
             raise InvalidSpec(f"bind: the source {source!r} is empty or has a NUL byte in it", part="bind")
         # Not normalized: `..` after a symlink leads elsewhere than its text says.
@@ -56,6 +57,7 @@ class Bind:
         self.read_only = read_only
         if not self.target.startswith("/") or "\0" in self.target:
             raise InvalidSpec(f"bind: the target {self.target!r} must be an absolute path", part="bind")
+        _check_not_root(self.target, "bind")
 
     @classmethod
     def parse(cls, text: str) -> Bind:
@@ -120,15 +122,21 @@ class Command:
         pid_namespace: bool = True,
     ) -> None:
         """Check what can be checked without the kernel."""
-        _check_words(argv, env or {})
+        _check_words(argv, {} if env is None else env)
         _check_upper(upper, work)
+        _check_kinds(layers, (str, bytes, os.PathLike, Layer), "layers", "paths and Layers")
+        _check_kinds(binds, (Bind,), "binds", "Binds")
+        _check_kinds(tmpfs, (str,), "tmpfs", "paths")
         _check_inside([*((path, "tmpfs") for path in tmpfs), *([(chdir, "chdir")] if chdir is not None else [])])
+        for path in tmpfs:
+            _check_not_root(path, "tmpfs")
+        if idmap is not None and not isinstance(idmap, IdMap):
+            raise InvalidSpec(f"idmap must be an IdMap or None, not {idmap!r}", part="idmap")
         if idmap is not None and None in (idmap.to_host(0, "uid"), idmap.to_host(0, "gid")):
             raise InvalidSpec(f"the idmap {idmap} has no id 0, but the command starts as root", part="idmap")
         if net not in NETWORKS:
             raise InvalidSpec(f"net is {' or '.join(NETWORKS)}, not {net!r}", part="net")
-        if hostname is not None and not 0 < len(os.fsencode(hostname)) <= 64:  # noqa: PLR2004 (__NEW_UTS_LEN)
-            raise InvalidSpec(f"the hostname {hostname!r} must have 1 to 64 bytes", part="hostname")
+        _check_hostname(hostname)
         self.argv, self.layers, self.upper, self.work = list(argv), list(layers), upper, work
         self.idmap, self.binds, self.tmpfs, self.net = idmap, list(binds), list(tmpfs), net
         self.env = dict(os.environ if env is None else env)
@@ -138,9 +146,18 @@ class Command:
 def _check_words(argv: Sequence[str], env: Mapping[str, str]) -> None:
     if isinstance(argv, str | bytes) or not argv:
         raise InvalidSpec("argv must be a list with the program first", part="argv")
+    _check_kinds(argv, (str,), "argv", "words")
+    for word in argv:
+        _check_text(word, "argv")
     if any("\0" in word for word in argv):
         raise InvalidSpec("a word of argv has a NUL byte in it", part="argv")
+    if not argv[0]:
+        raise InvalidSpec("the program's name is empty: there is no such program", part="program")
+    if not hasattr(env, "items"):
+        raise InvalidSpec(f"env must be a mapping of names to values, not {env!r}", part="env")
     for name, value in env.items():
+        _check_text(name, "env")
+        _check_text(value, "env")
         if not name or "=" in name or "\0" in name + value:
             raise InvalidSpec(f"env: {name!r} can't be an environment variable with this value", part="env")
 
@@ -148,11 +165,48 @@ def _check_words(argv: Sequence[str], env: Mapping[str, str]) -> None:
 def _check_upper(upper: str | None, work: str | None) -> None:
     if (upper is None) != (work is None):
         raise InvalidSpec("upper and work go together: overlayfs needs both to keep changes", part="upper")
+    for path in (upper, work):
+        if path is not None:
+            _check_text(path, "upper")
     if "" in (upper, work):
         raise InvalidSpec("upper and work must be paths", part="upper")
 
 
 def _check_inside(places: Sequence[tuple[str, str]]) -> None:
     for path, part in places:
+        _check_text(path, part)
         if not path.startswith("/") or "\0" in path:
             raise InvalidSpec(f"{part}: {path!r} must be an absolute path inside", part=part)
+
+
+def _check_not_root(path: str, part: str) -> None:
+    # Only what can't be anything else: `..` after a symlink leads elsewhere than its text says.
+    if {"", ".", ".."}.issuperset(path.split("/")):
+        raise InvalidSpec(f"{part}: {path!r} is the root itself, which root= or layers= is for", part=part)
+
+
+def _check_hostname(hostname: str | None) -> None:
+    if hostname is None:
+        return
+    _check_text(hostname, "hostname")
+    if "\0" in hostname or not 0 < len(os.fsencode(hostname)) <= 64:  # noqa: PLR2004 (__NEW_UTS_LEN)
+        raise InvalidSpec(f"the hostname {hostname!r} must have 1 to 64 bytes, and no NUL", part="hostname")
+
+
+def _check_kinds(given: object, kinds: tuple[type, ...], part: str, what: str) -> None:
+    """Refuse what is no list of these; text is a list of letters only to Python."""
+    if not isinstance(given, list | tuple):
+        raise InvalidSpec(f"{part} must be a list of {what}, not {given!r}", part=part)
+    for one in given:
+        if not isinstance(one, kinds):
+            raise InvalidSpec(f"{part} must be a list of {what}; {one!r} is none", part=part)
+
+
+def _check_text(given: object, part: str) -> None:
+    """Refuse what is no text, or has characters that the kernel can't be told."""
+    if not isinstance(given, str):
+        raise InvalidSpec(f"{part}: {given!r} must be text", part=part)
+    try:
+        os.fsencode(given)
+    except UnicodeEncodeError:
+        raise InvalidSpec(f"{part}: {given!r} has characters that no path or argument can have", part=part) from None

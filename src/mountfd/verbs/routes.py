@@ -18,15 +18,19 @@ _best: dict[str, str] = {}
 
 
 def forced(verb: str) -> str | None:
-    """Read the route that MOUNTFD_ROUTE=verb:route[,verb:route...] wants for a verb."""
+    """Read the route that MOUNTFD_ROUTE=verb:route[,verb:route...] wants for a verb. Raises InvalidSpec for else."""
     wanted = os.environ.get("MOUNTFD_ROUTE")
     if not wanted:
         return None
+    found = None
     for word in wanted.split(","):
-        name, colon, route = word.strip().partition(":")
-        if name == verb and colon:
-            return route
-    return None
+        name, _, route = word.strip().partition(":")
+        if not name or not route:
+            form = "verb:route[,verb:route...]"
+            raise InvalidSpec(f"MOUNTFD_ROUTE={wanted!r}: the form is {form}, not {word!r}", part="MOUNTFD_ROUTE")
+        if name == verb and found is None:
+            found = route
+    return found
 
 
 def choose(verb: str, routes: Mapping[str, Callable[[], bool]], *, remember: bool = True) -> str:

@@ -19,7 +19,7 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, EPERM
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
-from mountfd.errors import InvalidSpec, KernelError, Missing
+from mountfd.errors import InvalidSpec, KernelError, Missing, from_errno
 from mountfd.model.info import FIELDS, MountInfo, check_fields
 from mountfd.model.mountinfo import NAMES, parse, parse_names
 from mountfd.model.table import MountTable
@@ -58,9 +58,10 @@ def mounts(
 ) -> MountTable:
     """List mounts.
 
-    Arguments: under, only the mount that this path is and those below, as far as they can be reached through it;
+    Arguments: under, only the mounts at this path, covered ones too, and all those that stand below them;
     namespace, of another mount namespace: a MountNamespace, the pid of a process in it, the path of its file, or "all"
-    for every one that the caller may see (under is then compared as text); fields, those of MountInfo that are wanted
+    for every one that the caller may see (under, resolved here or else as text, is then looked for there; Missing when
+    it is neither a path here nor has mounts there); fields, those of MountInfo that are wanted
     (None: whatever mountinfo tells; unique ids need to be asked for by name, and for a tree some ids must be); fstype,
     only filesystems of this type; stable, also on kernels before 6.8, whose table can leave out a mount while others
     come and go: list by id, or read the table until two readings in a row agree.
@@ -78,8 +79,10 @@ def mounts(
     else:
         from mountfd.verbs.query.elsewhere import elsewhere  # noqa: PLC0415 (imports what only this needs)
 
-        table = MountTable(elsewhere(namespace, wanted or FIELDS, route))
-        table = table if under is None else table.below(_as_text(under))
+        place = None if under is None else _place(under)
+        asked = wanted or FIELDS if place is None else tuple({*(wanted or FIELDS), "point"})
+        table = MountTable(elsewhere(namespace, asked, route))
+        table = table if place is None else _under_elsewhere(table, *place)
     return table if fstype is None else MountTable(table.by_fstype(fstype))
 
 
@@ -161,10 +164,28 @@ def _under(path: StrPath, fields: tuple[str, ...] | None, route: str | None) -> 
 
 def _under_by_ids(fd: int, number: int, fields: tuple[str, ...], *, root: bool) -> list[MountInfo]:
     if root:
-        return ask_each([number, *list_below(number)], fields)
+        stack = _stack_by_ids(number)
+        return ask_each([*stack, *(each for each in list_below(stack[-1]) if each not in stack)], fields)
     # The kernel lists the mounts below a mount, not below a directory.
     place = MountTable(ask_each(list_below(number), ("id", "point"))).below(path_of(fd))
     return ask_each([info.id or 0 for info in place], fields)
+
+
+def _stack_by_ids(number: int) -> list[int]:
+    """Give a mount and those that it covers, down to the lowest that stands at the same path."""
+    mask, stack = mask_of(("point",)), [number]
+    try:
+        top = ask(number, mask)
+        while top.point and (parent := top.parent_id) and parent not in stack:
+            below = ask(parent, mask)
+            if below.point != top.point:
+                break
+            stack.append(parent)
+            top = below
+    except KernelError as error:
+        if error.errno not in {*CANNOT, ENOENT}:  # out of reach: the lowest that can be seen
+            raise
+    return stack
 
 
 def _under_by_table(fd: int) -> list[MountInfo]:
@@ -172,17 +193,36 @@ def _under_by_table(fd: int) -> list[MountInfo]:
     top = find_old(rows, id_old)
     if top is None and id_old != _id_of_root():
         raise Missing(ENOENT, "mountinfo")
-    # Other mounts with such points may be covered, together with what they stand on.
-    children: dict[int | None, list[MountInfo]] = {}
-    for row in MountTable(rows).below(path):
-        children.setdefault(row.parent_id_old, []).append(row)
-    kept, waiting = {id_old}, [id_old]
+    return _standing(MountTable(rows), path, top, id_old)
+
+
+def _standing(table: MountTable, path: str, top: MountInfo | None, number: int | None) -> list[MountInfo]:
+    """Choose what stands at a path and below it.
+
+    Arguments: table; path; top, the mount that the path lies on, and number, its id (top may be missing in the table).
+    Other mounts with such points may be hidden, together with what they stand on.
+    """
+    stack = [top] if top is not None and top.point == path else []
+    while stack and (parent := table.parent(stack[-1])) is not None and parent.point == path:
+        if any(parent is one for one in stack):
+            break
+        stack.append(parent)
+    children: dict[int | None, list[int | None]] = {}
+    for row in table.below(path):
+        children.setdefault(_ids(row)[1], []).append(_ids(row)[0])
+    begun = {number, *(_ids(row)[0] for row in stack)}
+    kept, waiting = set(begun), [*begun]
     while waiting:
-        below = [row.id_old or 0 for row in children.get(waiting.pop(), ()) if row.id_old not in kept]
+        below = [each for each in children.get(waiting.pop(), ()) if each not in kept]
         kept.update(below)
         waiting += below
-    first = [top] if top is not None and top.point == path else []
-    return first + [row for row in rows if row.id_old in kept and row.id_old != id_old]
+    kept -= begun
+    return stack + [row for row in table if _ids(row)[0] in kept]
+
+
+def _ids(info: MountInfo) -> tuple[int | None, int | None]:
+    """Give the ids of a mount and its parent: unique, or where the listing has none, old."""
+    return (info.id_old, info.parent_id_old) if info.id is None else (info.id, info.parent_id)
 
 
 def _id_of_root() -> int:
@@ -193,10 +233,29 @@ def _id_of_root() -> int:
         os.close(fd)
 
 
-def _as_text(path: StrPath) -> str:
+# --- below a path of another namespace -----------------------------------------------------------------------------
+def _under_elsewhere(table: MountTable, path: str, missing: KernelError | None) -> MountTable:
+    """Choose what stands at a path and below it in each namespace of a table; raise `missing` where nothing does."""
+    found: list[MountInfo] = []
+    for number in dict.fromkeys(info.ns_id for info in table):
+        one = MountTable([info for info in table if info.ns_id == number])
+        top = one.visible(path)
+        found += one.below(path) if top is None else _standing(one, path, top, _ids(top)[0])
+    if missing is not None and not found:
+        raise missing
+    return MountTable(found)
+
+
+def _place(path: StrPath) -> tuple[str, KernelError | None]:
+    """Resolve a path here; where that can't be done, only make it absolute, and give the reason."""
     text = os.fsdecode(encode(path, "under"))
-    if not text.startswith("/"):
-        raise InvalidSpec(
-            f"under={text!r}: within another namespace only a path from its root has a meaning", part="under"
-        )
-    return os.path.normpath(text)
+    missing: KernelError | None = None
+    try:
+        place = os.path.realpath(text, strict=True)
+    except OSError as error:
+        missing = from_errno(error.errno or ENOENT, "stat", (text,), filename=text)
+        try:
+            place = os.path.abspath(text)
+        except OSError:
+            raise missing from None  # the current directory is gone
+    return "/" + place.strip("/"), missing

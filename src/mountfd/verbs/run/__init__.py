@@ -13,6 +13,8 @@ made inside the user namespace, with what the kernel allows there.
 
 from __future__ import annotations
 
+from mountfd.errors import InvalidSpec
+from mountfd.handles.mount import Mount
 from mountfd.model.command import Command
 from mountfd.verbs.run.outside import perform
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Unpack
 
-    from mountfd.handles.mount import Mount
     from mountfd.model.command import Surroundings
 
 __all__ = ["run"]
@@ -47,4 +48,6 @@ def run(
     raises; NotSupported for what this user can't have.
     Calls: unshare(2), setns(2), move_mount(2), pivot_root(2), Linux 5.12.
     """
+    if root is not None and not isinstance(root, Mount):
+        raise InvalidSpec(f"root must be a Mount, not {root!r}", part="root")
     return perform(Command(argv, **surroundings), root, note or (lambda _: None))

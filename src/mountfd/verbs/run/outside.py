@@ -147,7 +147,7 @@ def _enter_as_other(scene: Scene, parent: socket.socket) -> None:
         calls.unshare(_NEWUSER | namespaces(scene.command))
     except KernelError as error:
         if error.errno == EPERM:
-            error.explain(hint="user namespaces are not for ordinary users here: by AppArmor, seccomp or sysctl(8)")
+            error.explain(hint="user namespaces are not for ordinary users here: a chroot, AppArmor, seccomp or sysctl")
         raise
     parent.send(b"u")
     answer = parent.recv(1)
