@@ -8,7 +8,7 @@ import pytest
 
 from mountfd import Feature
 from tests.support.need import need_real_root
-from tests.support.program import MOUNTFD, mountfd
+from tests.support.program import MOUNTFD, VISIBLE, mountfd
 
 need_real_root()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -205,8 +206,7 @@ def test_upper_layers_come_first(root: Path, scratch: Path) -> None:
 @pytest.fixture
 def victim() -> Iterator[Path]:
     """A directory of the host that a hostile layer aims at."""
-    place = Path("/var/tmp/mountfd-victim")  # noqa: S108 (on the host's own root filesystem)
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="mountfd-victim-", dir="/var/tmp"))  # noqa: S108 (the host's own filesystem)
     yield place
     place.rmdir()
 
