@@ -206,7 +206,7 @@ def test_upper_layers_come_first(root: Path, scratch: Path) -> None:
 @pytest.fixture
 def victim() -> Iterator[Path]:
     """A directory of the host that a hostile layer aims at."""
-    place = Path(tempfile.mkdtemp(prefix="mountfd-victim-", dir="/var/tmp"))  # noqa: S108 (the host's own filesystem)
+    place = Path(tempfile.mkdtemp(prefix="mountfd-victim-", dir="/var/tmp"))
     yield place
     place.rmdir()
 

@@ -45,8 +45,11 @@ class KernelLog:
         lines: list[str] = []
         while self._held is not None:
             try:
-                record = calls.read_bytes(self._held.fileno(), _RECORD)
-            except KernelError as error:
+                # Nearly always there is nothing: too common for an exception that tells a person what went wrong.
+                record = os.read(self._held.fileno(), _RECORD)
+            except BlockingIOError:
+                break
+            except OSError as error:
                 if error.errno == EPIPE:
                     continue  # the ring has moved on; the next read gives the oldest record that is left
                 break
