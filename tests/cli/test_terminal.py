@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
 
 from tests.support.need import need_real_root
-from tests.support.program import MOUNTFD, PROMPT, Terminal, at_terminal
+from tests.support.program import MOUNTFD, PROMPT, Terminal, alive, at_terminal, eventually
 
 need_real_root()
 RUN = shlex.join([*MOUNTFD, "run", "--"])
@@ -16,6 +21,42 @@ def stopped(terminal: Terminal) -> None:
     """Wait for the outer shell to be back at its prompt: it would take for its own what is typed earlier."""
     terminal.until("Stopped")
     terminal.until(PROMPT)
+
+
+@contextlib.contextmanager
+def stopped_in_a_shell(script: str) -> Iterator[Terminal]:
+    """Run a script until it says that it is ready, and press Ctrl-Z."""
+    with at_terminal("bash", "--norc", "-i") as terminal:
+        terminal.until(PROMPT)
+        terminal.type(f"{RUN} sh -c {shlex.quote(script)}\n")
+        terminal.until("ready\r\n")
+        terminal.type("\x1a")
+        stopped(terminal)
+        yield terminal
+
+
+@contextlib.contextmanager
+def without_terminal(script: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a script as a process group of its own, and wait for its first line."""
+    with subprocess.Popen(
+        [*MOUNTFD, "run", "--", "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=os.setpgrp,  # noqa: PLW1509 (no threads here)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def state(pid: int | str) -> str:
+    """Give the letter of a process's state."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 
 def test_the_terminal_is_one_inside() -> None:
@@ -177,3 +218,70 @@ def test_a_hangup_ends_it() -> None:
         terminal.until("ready")
         terminal.hang_up()
         assert terminal.end() == 129
+
+
+def test_what_wants_the_terminal_in_the_background_gets_it_in_the_foreground() -> None:
+    with stopped_in_a_shell("echo rea''dy; exec cat") as terminal:
+        terminal.type("bg\n")
+        time.sleep(0.5)  # the shell tells at this prompt or the next that it has stopped again
+        terminal.type("\n")
+        stopped(terminal)
+        terminal.type("fg\n")
+        terminal.until("exec cat")
+        time.sleep(0.2)
+        terminal.type("typed\n")
+        terminal.until("typed\r\ntyped\r\n")
+        terminal.type("\x04")
+        terminal.until(PROMPT)
+        terminal.type("exit\n")
+        terminal.end()
+
+
+def test_what_runs_in_the_background_hears_keys_in_the_foreground() -> None:
+    with stopped_in_a_shell("echo rea''dy; exec sleep 1045") as terminal:
+        terminal.type("bg\n")
+        terminal.until(PROMPT)
+        time.sleep(0.2)
+        terminal.type("fg\n")  # which sends no signal to what runs
+        terminal.until("exec sleep 1045")
+        time.sleep(0.2)
+        terminal.type("\x03")
+        terminal.until(PROMPT)
+        terminal.type("echo status=$?\n")
+        terminal.until("status=130")
+        terminal.type("exit\n")
+        terminal.end()
+
+
+def test_ending_in_the_background_leaves_the_terminal_to_the_shell() -> None:
+    with stopped_in_a_shell("echo rea''dy; exec sleep 0.3") as terminal:
+        terminal.type("bg\n")
+        terminal.until(PROMPT)
+        time.sleep(1)
+        terminal.type("echo st''ill\n")
+        terminal.until("still")
+        terminal.type("exit 7\n")
+        assert terminal.end() == 7
+
+
+def test_a_hangup_ends_what_is_stopped() -> None:
+    with stopped_in_a_shell("echo rea''dy; exec sleep 1046.5") as terminal:
+        assert alive("1046.5")
+        terminal.hang_up()
+        assert eventually(lambda: not alive("1046.5"))
+
+
+def test_a_stopped_command_hears_what_ends_it() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        with without_terminal("echo ready; kill -STOP $$; sleep 1047.5") as process:
+            assert eventually(lambda: "T" in map(state, alive("1047.5")))
+            process.send_signal(number)
+            assert process.wait(10) == 128 + number
+
+
+def test_stopping_and_going_on_without_a_terminal() -> None:
+    with without_terminal("echo ready; sleep 0.5; exit 3") as process:
+        process.send_signal(signal.SIGTSTP)
+        assert eventually(lambda: state(process.pid) == "T")
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(10) == 3

@@ -3,6 +3,7 @@
 a terminal's signal   reaches the command by itself, which shares our process group; it isn't passed on
 a process's signal    was meant for the command, so it is passed on
 Ctrl-Z                is the command's to obey; only when it has stopped, this process stops as well
+fg and bg             are for this process, which wakes the command, and lends it the terminal if it has that itself
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 
 from mountfd.errors import InvalidSpec, from_words
-from mountfd.verbs.run.inside import PASSED_ON, STOPS, status_of
+from mountfd.verbs.run.inside import PASSED_ON, RESUME, STOPS, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["Vigil", "end", "follow"]
+
+_ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}  # a stopped command must hear of these too
 
 
 class Vigil:
@@ -30,15 +33,18 @@ class Vigil:
     others, whether a child of the caller's own ended meanwhile.
     """
 
-    __slots__ = ("_fillers", "_terminal", "childless", "interactive", "mask", "others")
+    __slots__ = ("_fillers", "_group", "_init", "_ours", "_terminal", "childless", "interactive", "mask", "others")
 
     def __enter__(self) -> Self:
         """Block, and take note of whose the terminal is. Raises InvalidSpec where SIGCHLD can't be had."""
         self.others = False
         self._fillers = _fill_standard()
         self._terminal = _own_terminal()
+        self._group, self._init, self._ours = 0, -1, True
         self.interactive = all(map(os.isatty, (0, 1, 2))) and self._terminal == 0 and _is_alone()
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | STOPS | {signal.SIGCHLD})
+        self.mask = signal.pthread_sigmask(
+            signal.SIG_BLOCK, PASSED_ON | STOPS | {signal.SIGCHLD, signal.SIGCONT, RESUME}
+        )
         self.childless = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
         if self.childless:
             try:
@@ -51,7 +57,8 @@ class Vigil:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Give everything back: the terminal, the signals, and those of the caller's own children."""
-        _take_back(self._terminal)
+        if self._ours:
+            _take_back(self._terminal)
         if self.childless:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         for fd in self._fillers:
@@ -63,13 +70,17 @@ class Vigil:
     def wait(self, pid: int, init: int) -> int:
         """Wait for the keeper, meanwhile passing on and stopping; init is a pidfd, or -1 where it is gone already."""
         early = signal.sigpending()  # came before there was a command to hear it, also from a terminal
+        self._init = init
+        if self.interactive:
+            self._group = _foreground(0)  # the command's: it took the terminal before it was executed
         while _is_alone():
-            info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
+            info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD, signal.SIGCONT})
             number = info.si_signo
+            if number == signal.SIGCONT:
+                self._resume()
+                continue
             if number != signal.SIGCHLD:
-                # A hangup is told to the session leader alone, which may be this process.
-                if init >= 0 and (info.si_code <= 0 or number == signal.SIGHUP or number in early):
-                    _send(init, number)
+                self._pass_on(number, typed=info.si_code > 0 and number not in early)
                 early.discard(signal.Signals(number))
                 continue
             ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
@@ -81,25 +92,59 @@ class Vigil:
                 self._stop(pid)
         return os.waitpid(pid, 0)[1]
 
+    def _pass_on(self, number: int, *, typed: bool) -> None:
+        """Tell the command, and wake it where the signal would end it."""
+        if typed and number != signal.SIGHUP:  # a hangup is told to the session leader alone, which may be this process
+            if not self._group:
+                return  # the terminal has told the command too
+            # A shell has given us the foreground without a word, as its fg does with what runs already.
+            self._lend()
+            _signal_group(self._group, number)
+        elif self._init >= 0:
+            _send(self._init, number)
+        if number in _ENDING:
+            self._resume()
+
     def _stop(self, pid: int) -> None:
-        """Stop as the command did; when told to go on, give it the terminal that it had, and wake it and the keeper.
+        """Stop as the command did; when told to go on, lend it the terminal that we got, and wake it and the keeper.
 
         By SIGTSTP, which the kernel ignores where no shell is there to go on from it: then the command goes on at once.
         """
-        group = os.getpgrp()
-        try:
-            if self.interactive:
-                group = os.tcgetpgrp(0)
-            os.kill(0 if self.interactive else os.getpid(), signal.SIGTSTP)  # 0: also the script that we may be part of
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        if self._group and self._lend():
+            os.kill(pid, signal.SIGCONT)  # it stopped because it wanted the terminal, which had come to us meanwhile
+            self._resume()
+            return
+        os.kill(0 if self.interactive else os.getpid(), signal.SIGTSTP)  # 0: also the script that we may be part of
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        signal.sigtimedwait({signal.SIGCONT}, 0)  # has done its work
+        # In the background it is the shell's, and must not be taken from it at the end.
+        self._ours = self._terminal is not None and _foreground(self._terminal) in {os.getpgrp(), self._group}
+        if self._group:
+            self._lend()
+        # Where it goes on already, the whole group was told, and the command with it. To wake that twice would be
+        # wrong: it may have stopped again, and would be reported as stopping twice.
+        if self._group or os.waitid(os.P_PID, pid, os.WCONTINUED | os.WNOHANG) is None:
             os.kill(pid, signal.SIGCONT)
-            if group != os.getpgrp():
-                if os.tcgetpgrp(0) == os.getpgrp():
-                    os.tcsetpgrp(0, group)
-                os.killpg(group, signal.SIGCONT)
+            self._resume()
+
+    def _lend(self) -> bool:
+        """Give the command the terminal's foreground if it is ours to give; say whether it was."""
+        if _foreground(0) != os.getpgrp():
+            return False
+        try:
+            os.tcsetpgrp(0, self._group)
         except OSError:
-            return  # the terminal or the command has gone meanwhile
+            return False  # the terminal or the command has gone meanwhile
+        self._ours = True
+        return True
+
+    def _resume(self) -> None:
+        """Wake the command, with everything in the process group that was made for it."""
+        if self._group:
+            _signal_group(self._group, signal.SIGCONT)
+        elif self._init >= 0:
+            _send(self._init, RESUME)
 
 
 def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) -> int:
@@ -152,6 +197,21 @@ def _send(init: int, number: int) -> None:
         signal.pidfd_send_signal(init, number)
     except ProcessLookupError:
         return  # it has just ended; SIGCHLD is on its way
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except OSError:
+        return  # it has just ended
+
+
+def _foreground(terminal: int) -> int:
+    """Give the process group in a terminal's foreground, 0 where that can't be told."""
+    try:
+        return max(os.tcgetpgrp(terminal), 0)
+    except OSError:
+        return 0  # it has been hung up
 
 
 def _is_alone() -> bool:

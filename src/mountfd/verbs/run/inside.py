@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED",
     "PASSED_ON",
+    "RESUME",
     "STOPS",
     "Scene",
     "become_root",
@@ -53,6 +54,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 PASSED_ON = {
     signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
 }  # fmt: skip
+RESUME = signal.SIGRTMIN  # tells the init to wake the command; a SIGCONT may have come to the whole group around it
 # What a terminal stops its processes with: the command's to obey, and held back from those who wait for it.
 STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
@@ -263,7 +265,7 @@ def _attend(command: int, to_keeper: int, *, outside_only: bool) -> int:
 
     The kernel kills whatever else lives in the pid namespace when this process ends.
     """
-    awaited = PASSED_ON | {signal.SIGCHLD}
+    awaited = PASSED_ON | {signal.SIGCHLD, RESUME}
     while True:
         info = signal.sigwaitinfo(awaited)
         if info.si_signo == signal.SIGCHLD:
@@ -272,7 +274,7 @@ def _attend(command: int, to_keeper: int, *, outside_only: bool) -> int:
                 return status
         # From outside a pid namespace comes who has no number in it; what comes from inside, the command was sent too.
         elif info.si_code <= 0 and not (outside_only and info.si_pid):
-            os.kill(command, info.si_signo)
+            os.kill(command, signal.SIGCONT if info.si_signo == RESUME else info.si_signo)
 
 
 def _reaped(command: int, to_keeper: int) -> int | None:
