@@ -8,7 +8,8 @@ How a row works:
     watcher        when set (trace, fault injection), sees every call before and after; None costs one comparison
 
 Calls numbered 424 and above go through syscall(2) by number; all older ones through the libc's symbol.
-`close`, `dup` and `fstat` of Python's os module are used beside the table: they have nothing to decide.
+Beside the table stand Python's own calls on open descriptors (`close`, `dup`, `fstat`, `read` and the like), which
+decide nothing about mounts, and the few functions below that say why they are no rows.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 OK = 0
 USAGE = 1  # incorrect invocation or permissions
 NOTHING = 1  # findmnt(8)'s: nothing was found to show
-INTERNAL = 4  # a bug in mountfd
 INTERRUPTED = 8
 FAILURE = 32
 NOT_A_MOUNT = 32  # mountpoint(1)'s

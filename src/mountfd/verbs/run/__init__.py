@@ -2,13 +2,14 @@
 
 | who | where | does |
 | --- | --- | --- |
-| this process | outside.py | makes what is needed, detached; passes signals on; waits |
-| keeper, init, command | inside.py | enter the namespaces, attach, execute |
+| this process | outside.py, following.py | makes what is needed, detached; passes signals on; waits |
+| keeper, init, command | inside.py, arrange.py | attach, enter the namespaces, pivot, execute |
 | the root | hostroot.py | the host's own `/`, or layers, under an upper layer that is thrown away |
 | what stands in it | furnish.py | /dev, /sys, /tmp, binds |
 
-As root everything is made outside and only attached inside. Others may mount nothing outside, so for them the same is
-made inside the user namespace, with what the kernel allows there.
+As root everything is made outside, and attached before the border to the user namespace is crossed, which locks it.
+Others may mount nothing outside, so for them the same is made inside the user namespace, with what the kernel allows
+there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The processes inside: how the new namespaces are entered, furnished, and left.
 
-    keeper     enters the user namespace, makes the others, waits for the init; ends when it ends
+    keeper     lays out the root, enters the user namespace, makes the others, waits for the init; ends when it ends
     init       process 1 of the pid namespace: arranges the root, reaps and passes signals on
     command    the program itself, as process 2
 
