@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from mountfd.model.idmap import IdMap
 
-__all__ = ["UserNamespace", "drop_caches", "shared_user_namespace", "write_id_maps"]
+__all__ = ["UserNamespace", "drop_caches", "in_initial_user_namespace", "shared_user_namespace", "write_id_maps"]
 
 _CLONE = 0x10000000 | 0x100 | 0x400 | 0x1000  # CLONE_NEWUSER | CLONE_VM | CLONE_FILES | CLONE_PIDFD, exit signal 0
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 _ORPHAN_SECONDS = 60
+_INITIAL = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 _KEPT = 64
 
 
@@ -67,6 +68,14 @@ def _open_namespace(pid: int) -> int:
             raise Gone(f"no process {pid}") from error
         error.explain(hint="/proc isn't mounted here; the user namespace of an idmap is found through it")
         raise
+
+
+def in_initial_user_namespace() -> bool:
+    """Say whether this process is in the machine's own user namespace."""
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _INITIAL
+    except OSError:
+        return False  # without /proc nothing can be mapped anyway
 
 
 def write_id_maps(pid: int, idmap: IdMap) -> None:
@@ -112,9 +121,10 @@ def _make(idmap: IdMap) -> int:
 
 
 def _make_blocked(idmap: IdMap) -> int:
-    # Root can write the maps of a zombie, so its child ends at once and can't be orphaned. Others need a live one,
-    # which goes by itself should this process be killed right now.
-    name, argument = ("_exit", 0) if os.geteuid() == 0 else ("sleep", _ORPHAN_SECONDS)
+    # Root of the machine can write the maps of a zombie, so its child ends at once and can't be orphaned. Others, and
+    # root of a user namespace, need a live one, which goes by itself should this process be killed right now.
+    is_root = os.geteuid() == 0 and in_initial_user_namespace()
+    name, argument = ("_exit", 0) if is_root else ("sleep", _ORPHAN_SECONDS)
     try:
         pid, pidfd, stack = _spawn(name, argument)
     except KernelError as error:

@@ -7,7 +7,7 @@ from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.errors import KernelError, unsupported
-from mountfd.handles.namespace import shared_user_namespace
+from mountfd.handles.namespace import in_initial_user_namespace, shared_user_namespace
 from mountfd.model.command import DEFAULT_IDMAP
 from mountfd.verbs.run.arrange import lay_out, preload, take_namespace_root
 from mountfd.verbs.run.following import Vigil, end, follow
@@ -30,7 +30,6 @@ __all__ = ["perform"]
 _NEWNS = 0x20000
 _NEWUSER = 0x10000000
 _MS_REC_PRIVATE = 16384 | 1 << 18
-_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 
 
 def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -> int:
@@ -56,7 +55,7 @@ def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -
 # --- as root -------------------------------------------------------------------------------------------------------
 def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
     command = scene.command
-    nested = _in_user_namespace()
+    nested = not in_initial_user_namespace()
     try:
         namespace = shared_user_namespace(command.idmap) if command.idmap is not None else None
         seen = None if command.idmap is not None and command.idmap.is_identity else command.idmap
@@ -106,10 +105,6 @@ def _hand_over_pipes(idmap: IdMap) -> None:
                 os.fchown(fd, *idmap.root)
         except OSError:
             continue  # closed, or a pipe of a namespace that isn't ours: it can be read and written all the same
-
-
-def _in_user_namespace() -> bool:
-    return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE
 
 
 # --- as somebody else ----------------------------------------------------------------------------------------------
