@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,9 +13,10 @@ from typing import Literal
 from tests.support.need import need, need_command, need_real_root
 
 Kind = Literal["ext4", "xfs", "btrfs"]
+ImageKind = Literal["ext4", "xfs", "btrfs", "squashfs", "erofs"]
 
 # The smallest image, in MiB, that mkfs agrees to. The file is sparse.
-SMALLEST: dict[Kind, int] = {"ext4": 8, "xfs": 300, "btrfs": 128}
+SMALLEST: dict[ImageKind, int] = {"ext4": 8, "xfs": 300, "btrfs": 128}
 
 
 @contextmanager
@@ -59,3 +60,36 @@ def _run(*command: str) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def image_file(kind: ImageKind, place: Path, content: Mapping[str, str] | None = None) -> Path:
+    """Make a file `place/KIND.img` that holds a filesystem with these files: names to texts. Nothing is mounted.
+
+    Skips without the program that makes it. The names are plain: xfs is told of them in a language without quotes.
+    """
+    content = {"file": "hello"} if content is None else content
+    image, tree = place / f"{kind}.img", place / f"{kind}.tree"
+    tree.mkdir()
+    for name, text in content.items():
+        (tree / name).write_text(text)
+    if kind not in {"squashfs", "erofs"}:
+        image.touch()
+        os.truncate(image, SMALLEST[kind] << 20)
+    if kind == "squashfs":
+        _run(need_command("mksquashfs"), str(tree), str(image), "-quiet", "-no-progress", "-noappend")
+    elif kind == "erofs":
+        _run(need_command("mkfs.erofs"), "--quiet", str(image), str(tree))
+    elif kind == "ext4":
+        _run(need_command("mkfs.ext4"), "-q", "-F", "-d", str(tree), str(image))
+    elif kind == "btrfs":
+        _run(need_command("mkfs.btrfs"), "-q", "--rootdir", str(tree), str(image))
+    else:
+        prototype = place / "xfs.prototype"
+        files = "".join(f"{name} ---644 0 0 {tree / name}\n" for name in content)
+        prototype.write_text(f"/stand/diskboot\n0 0\nd--755 0 0\n{files}$\n")
+        _run(need_command("mkfs.xfs"), "-q", "-p", str(prototype), str(image))
+        prototype.unlink()
+    for name in content:
+        (tree / name).unlink()
+    tree.rmdir()
+    return image

@@ -30,6 +30,8 @@ HEADERS = (
     "linux/capability.h",
     "linux/fanotify.h",
     "linux/fcntl.h",
+    "linux/loop.h",
+    "linux/major.h",
     "linux/mount.h",
     "linux/nsfs.h",
     "linux/openat2.h",
@@ -83,6 +85,8 @@ STRUCTURES: dict[type[ctypes.Structure], str] = {
     layouts.CapHeader: "struct __user_cap_header_struct",
     layouts.FanEvent: "struct fanotify_event_metadata",
     layouts.FanMountInfo: "struct fanotify_event_info_mnt",
+    layouts.LoopConfig: "struct loop_config",
+    layouts.LoopInfo64: "struct loop_info64",
     layouts.MntIdReq: "struct mnt_id_req",
     layouts.MntNsInfo: "struct mnt_ns_info",
     layouts.MountAttr: "struct mount_attr",
@@ -102,6 +106,7 @@ FIELDS_IN_C = {
     "FanMountInfo.info_type": ".hdr.info_type",
     "FanMountInfo.pad": ".hdr.pad",
     "FanMountInfo.len": ".hdr.len",
+    "LoopConfig.reserved": ".__reserved",
     "StatMountBuffer.spare2": ".__spare2",
     "StatxBuffer.spare0": ".__spare0",
     "StatxBuffer.spare2": ".__spare2",
@@ -295,7 +300,7 @@ def _compile_for(architecture: str, newest: Path, assertions: str) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_calls_have_one_number_everywhere(architecture: str, newest: Path) -> None:
-    _compile_for(architecture, newest, _assertions(our_numbers(), "__NR_"))
+    _compile_for(architecture, newest, _assertions(our_numbers(), "__NR_", "LOOP_"))
     _compile_for(architecture, newest, _assertions(our_flags(flags.OpenTree), "OPEN_TREE_"))
 
 

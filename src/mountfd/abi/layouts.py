@@ -11,6 +11,8 @@ __all__ = [
     "CapHeader",
     "FanEvent",
     "FanMountInfo",
+    "LoopConfig",
+    "LoopInfo64",
     "MntIdReq",
     "MntNsInfo",
     "MountAttr",
@@ -176,6 +178,37 @@ class FanMountInfo(Structure):
         ("len", c_uint16),
         ("pad2", c_char * 4),
         ("mnt_id", c_uint64),
+    )
+
+
+class LoopInfo64(Structure):
+    """struct loop_info64 (linux/loop.h): what LOOP_GET_STATUS64 answers and LOOP_SET_STATUS64 sets."""
+
+    _fields_ = (
+        ("lo_device", c_uint64),
+        ("lo_inode", c_uint64),
+        ("lo_rdevice", c_uint64),
+        ("lo_offset", c_uint64),
+        ("lo_sizelimit", c_uint64),
+        ("lo_number", c_uint32),
+        ("lo_encrypt_type", c_uint32),
+        ("lo_encrypt_key_size", c_uint32),
+        ("lo_flags", c_uint32),
+        ("lo_file_name", c_char * 64),
+        ("lo_crypt_name", c_char * 64),
+        ("lo_encrypt_key", c_char * 32),
+        ("lo_init", c_uint64 * 2),
+    )
+
+
+class LoopConfig(Structure):
+    """struct loop_config (linux/loop.h): all that LOOP_CONFIGURE sets at once."""
+
+    _fields_ = (
+        ("fd", c_uint32),
+        ("block_size", c_uint32),
+        ("info", LoopInfo64),
+        ("reserved", c_uint64 * 8),
     )
 
 

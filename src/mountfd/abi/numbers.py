@@ -77,6 +77,23 @@ PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE = 0xFF08
 PIDFD_GET_USER_NAMESPACE = 0xFF09
 PIDFD_GET_UTS_NAMESPACE = 0xFF0A
 
+# loop devices, include/uapi/linux/loop.h
+LOOP_SET_FD = 0x4C00
+LOOP_CLR_FD = 0x4C01
+LOOP_SET_STATUS64 = 0x4C04
+LOOP_GET_STATUS64 = 0x4C05
+LOOP_SET_DIRECT_IO = 0x4C08
+LOOP_SET_BLOCK_SIZE = 0x4C09
+LOOP_CONFIGURE = 0x4C0A
+LOOP_CTL_ADD = 0x4C80
+LOOP_CTL_GET_FREE = 0x4C82
+LO_FLAGS_READ_ONLY = 1
+LO_FLAGS_AUTOCLEAR = 4
+LO_FLAGS_PARTSCAN = 8
+LO_FLAGS_DIRECT_IO = 16
+LO_NAME_SIZE = 64
+LOOP_MAJOR = 7
+
 # fanotify_event_info types, include/uapi/linux/fanotify.h
 FAN_EVENT_INFO_TYPE_MNT = 7
 FANOTIFY_METADATA_VERSION = 3
@@ -94,3 +111,6 @@ WALL = 0x40000000
 
 # The first unique mount id (fs/namespace.c, MNT_UNIQUE_ID_OFFSET); smaller numbers are ids of the reused kind
 FIRST_UNIQUE_ID = 1 << 31
+
+# Attributes of a mount (MOUNT_ATTR_*) as flags of mount(2) (MS_*); the two words differ from NOATIME on
+ATTR_TO_MS = {0x1: 1, 0x2: 2, 0x4: 4, 0x8: 8, 0x10: 1024, 0x20: 1 << 24, 0x80: 2048, 0x200000: 256}

@@ -26,7 +26,7 @@ def _named(prefix: str) -> dict[int, str]:
 
 _AT = {bit: name for bit, name in _named("AT_").items() if bit > 0}
 _FSCONFIG = {value: name.removeprefix("FSCONFIG_") for value, name in _named("FSCONFIG_").items() if value <= 8}  # noqa: PLR2004
-_IOCTL = _named("NS_") | _named("PIDFD_")
+_IOCTL = _named("NS_") | _named("PIDFD_") | _named("LOOP_")
 _OPEN = {
     value: name
     for name, value in vars(os).items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import E2BIG
 
 from mountfd.abi import calls
+from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has
 from mountfd.errors import InvalidSpec, KernelError, from_errno
 from mountfd.handles.mount import Mount
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _PAGE_KEPT = 4095
-# MOUNT_ATTR_* of a new mount as MS_*; the two words differ from NOEXEC on.
-_ATTR_TO_MS = {0x1: 1, 0x2: 2, 0x4: 4, 0x8: 8, 0x10: 1024, 0x20: 1 << 24, 0x80: 2048, 0x200000: 256}
 _MS_RDONLY = 1
 _MS_REMOUNT_BIND = 32 | 4096
 _MNT_DETACH = 2
@@ -77,7 +76,7 @@ def _detached(spot: bytes, attrs: int) -> Mount:
 
 
 def _ms_flags(attrs: int) -> int:
-    return sum(ms for attr, ms in _ATTR_TO_MS.items() if attrs & attr)
+    return sum(ms for attr, ms in n.ATTR_TO_MS.items() if attrs & attr)
 
 
 def _data(stage: Stage, placed: Placed, pair: Pair | None, params: list[Param]) -> bytes:

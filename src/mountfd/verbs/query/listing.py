@@ -19,6 +19,7 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, EPERM
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
+from mountfd.abi.routes import forced
 from mountfd.errors import InvalidSpec, KernelError, Missing, from_errno
 from mountfd.model.info import FIELDS, MountInfo, check_fields
 from mountfd.model.mountinfo import NAMES, parse, parse_names
@@ -27,7 +28,6 @@ from mountfd.verbs.query.asking import ask, lacks, list_below, mask_of
 from mountfd.verbs.query.lookup import complete
 from mountfd.verbs.query.oldway import OPEN_PATH, find_old, old_id_of, path_of, read_table
 from mountfd.verbs.query.place import HERE, id_of, is_root
-from mountfd.verbs.routes import forced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
