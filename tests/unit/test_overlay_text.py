@@ -112,6 +112,8 @@ def test_unescape_undoes_escape(path: str) -> None:
 def test_what_only_an_upper_layer_can_have_is_left_out_without_one() -> None:
     words = [param.String("index", "on"), param.Flag("volatile"), param.String("fsync", "volatile"), param.Flag("rw")]
     layers = [param.String("lowerdir", "/a:/b")]
-    assert overlay_of([*words, *layers, param.String("xino", "off")], None, None).options == (param.String("xino", "off"),)
+    assert overlay_of([*words, *layers, param.String("xino", "off")], None, None).options == (
+        param.String("xino", "off"),
+    )
     upper = [param.String("upperdir", "/u"), param.String("workdir", "/w")]
     assert overlay_of([*words[:2], *layers, *upper], None, None).options == tuple(words[:2])

@@ -165,7 +165,9 @@ def test_type_and_words_say_together_what_to_do(kind: str, words: list[str], act
     assert MountSpec(kind, "/a", options=words).understood().action == action
 
 
-@pytest.mark.parametrize(("kind", "filesystem"), [("format/mkdir/overlay", "overlay"), ("mkfs/erofs", "erofs"), ("a", "a")])
+@pytest.mark.parametrize(
+    ("kind", "filesystem"), [("format/mkdir/overlay", "overlay"), ("mkfs/erofs", "erofs"), ("a", "a")]
+)
 def test_what_stands_before_a_slash_is_containerds(kind: str, filesystem: str) -> None:
     assert MountSpec(kind, "x").filesystem == filesystem
 
@@ -223,7 +225,7 @@ def test_a_comma_in_a_layers_path_is_protected_by_a_backslash(words: list[str]) 
         ("", ["ro"], True),
     ],
 )
-def test_whether_nothing_can_be_written(kind: str, words: list[str], expected: bool) -> None:  # noqa: FBT001 (a column)
+def test_whether_nothing_can_be_written(kind: str, words: list[str], expected: bool) -> None:
     assert MountSpec(kind, "/source", options=words).is_read_only is expected
 
 
@@ -239,7 +241,7 @@ def test_whether_nothing_can_be_written(kind: str, words: list[str], expected: b
 def test_whether_nothing_can_be_written_with_typed_options(
     options: list[param.Param],
     attrs: int,
-    expected: bool,  # noqa: FBT001 (a column)
+    expected: bool,
 ) -> None:
     assert MountSpec("tmpfs", "x", options=options, attrs=attrs).is_read_only is expected
     layers = [param.String("lowerdir", "/l"), param.String("upperdir", "/u"), param.String("workdir", "/w")]
@@ -249,7 +251,11 @@ def test_whether_nothing_can_be_written_with_typed_options(
 @pytest.mark.parametrize(
     ("kind", "words", "expected"),
     [
-        ("overlay", ["index=off", "workdir=/4/work", "upperdir=/4/fs", "lowerdir=/1/fs"], ["index=off", "lowerdir=/4/fs:/1/fs"]),
+        (
+            "overlay",
+            ["index=off", "workdir=/4/work", "upperdir=/4/fs", "lowerdir=/1/fs"],
+            ["index=off", "lowerdir=/4/fs:/1/fs"],
+        ),
         ("overlay", ["index=on", "lowerdir=/2/fs"], ["index=on", "lowerdir=/2/fs"]),
         ("overlay", ["lowerdir=/l"], ["lowerdir=/l"]),
         ("overlay", ["rw", "lowerdir=/l"], ["rw", "lowerdir=/l"]),
@@ -257,16 +263,24 @@ def test_whether_nothing_can_be_written_with_typed_options(
         ("overlay", ["upperdir=/u", "workdir=/w"], []),
         ("overlay", [r"lowerdir=/l\,1,upperdir=/u\,2:3\:4,workdir=/w"], [r"lowerdir=/u\,2\:3\:4:/l\,1"]),
         ("overlay", ["lowerdir=/l", "upperdir=/u", "workdir=/w", "volatile"], ["lowerdir=/u:/l"]),
-        ("overlay", ["lowerdir+=/a", "lowerdir+=/b", "upperdir=/u", "workdir=/w"], ["lowerdir+=/u", "lowerdir+=/a", "lowerdir+=/b"]),
+        (
+            "overlay",
+            ["lowerdir+=/a", "lowerdir+=/b", "upperdir=/u", "workdir=/w"],
+            ["lowerdir+=/u", "lowerdir+=/a", "lowerdir+=/b"],
+        ),
         ("format/mkdir/overlay", ["lowerdir=/l", "upperdir=/u", "workdir=/w"], ["lowerdir=/u:/l"]),
-        ("without", ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l"], ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l", "ro"]),
+        (
+            "without",
+            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l"],
+            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l", "ro"],
+        ),
         ("with-rw", ["a=v", "b=/v", "rw"], ["a=v", "b=/v", "ro"]),
         ("with-ro", ["a=v", "b=/v", "ro"], ["a=v", "b=/v", "ro"]),
         ("bind", ["rbind"], ["rbind", "ro"]),
         ("bind", [*MAPS, "rw", "rbind"], [*MAPS, "rbind", "ro"]),
         ("bind", ["rbind", "rrw", "rw=recursive", "rnodev"], ["rbind", "rnodev", "ro"]),
     ],
-)  # fmt: skip
+)
 def test_a_view(kind: str, words: list[str], expected: list[str]) -> None:
     spec = MountSpec(kind, "/source", "below", options=words)
     view = spec.read_only()
@@ -291,7 +305,9 @@ def test_a_view_of_typed_options_stays_typed() -> None:
     assert overlay.options == (param.Flag("userxattr"),)
     assert view.is_read_only
 
-    spec = MountSpec("tmpfs", "x", options=[param.Flag("rw"), param.String("size", "1m")], attrs=Attr.NODEV, idmap=IDMAP)
+    spec = MountSpec(
+        "tmpfs", "x", options=[param.Flag("rw"), param.String("size", "1m")], attrs=Attr.NODEV, idmap=IDMAP
+    )
     view = spec.read_only()
     assert view.options == (param.String("size", "1m"), param.Flag("ro"))
     assert (view.attrs, view.idmap) == (Attr.NODEV | Attr.RDONLY, IDMAP)
@@ -300,7 +316,11 @@ def test_a_view_of_typed_options_stays_typed() -> None:
 @pytest.mark.parametrize(
     ("kind", "words", "expected"),
     [
-        ("overlay", ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l", "volatile"], ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l"]),
+        (
+            "overlay",
+            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l", "volatile"],
+            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/l"],
+        ),
         ("overlay", ["lowerdir=/l", "fsync=volatile"], ["lowerdir=/l"]),
         ("overlay", ["volatile", "index=off"], ["index=off"]),
         ("overlay", ["volatile", "fsync=volatile"], []),
@@ -308,7 +328,7 @@ def test_a_view_of_typed_options_stays_typed() -> None:
         ("overlay", ["index=off", "lowerdir=/l"], ["index=off", "lowerdir=/l"]),
         ("underlay", ["index=on", "lowerdir=/l", "volatile"], ["index=on", "lowerdir=/l", "volatile"]),
     ],
-)  # fmt: skip
+)
 def test_without_volatile(kind: str, words: list[str], expected: list[str]) -> None:
     spec = MountSpec(kind, "x", options=words)
     assert spec.without_volatile() == MountSpec(kind, "x", options=expected)

@@ -270,8 +270,8 @@ def split(text: str, *, escapes: bool = False) -> list[str]:
     """Split a string of options as fstab(5) holds them.
 
     Arguments: text; escapes, whether a backslash protects a comma, as in overlayfs's options.
-    A value that begins with a double quote goes on to the next one. Three numbers with colons between, after a word that
-    is an idmap, are its next entry. Empty words are dropped.
+    A value that begins with a double quote goes on to the next one. After a word that is an idmap, three numbers with
+    colons between are its next entry. Empty words are dropped.
     """
     words, begin, quoted, place = [], 0, False, 0
     while place < len(text):
