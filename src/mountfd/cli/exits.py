@@ -5,8 +5,10 @@ from __future__ import annotations
 OK = 0
 USAGE = 1  # incorrect invocation or permissions
 NOTHING = 1  # findmnt(8)'s: nothing was found to show
+SYSTEM = 2  # out of memory, descriptors ...
 INTERRUPTED = 8
 FAILURE = 32
+SOME = 64  # of several, some succeeded
 NOT_A_MOUNT = 32  # mountpoint(1)'s
 
 RUN_FAILED = 125  # the command was never reached
