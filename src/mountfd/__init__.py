@@ -32,20 +32,29 @@ if TYPE_CHECKING:
         NotSupported,
     )
     from mountfd.handles.context import FsContext
+    from mountfd.handles.loop import LoopDevice
     from mountfd.handles.mount import Mount
-    from mountfd.handles.mountns import MountNamespace
     from mountfd.handles.namespace import UserNamespace
     from mountfd.handles.root import Root
     from mountfd.model import param
     from mountfd.model.command import Bind
     from mountfd.model.event import Event
+    from mountfd.model.holder import Holder
     from mountfd.model.idmap import IdMap
     from mountfd.model.info import MountInfo
     from mountfd.model.overlay import Layer, Overlay
+    from mountfd.model.spec import MountSpec
     from mountfd.model.table import MountTable
+    from mountfd.verbs.advertise import advertise, advertised
     from mountfd.verbs.assemble import assemble
+    from mountfd.verbs.holders import holders
+    from mountfd.verbs.mount import mount, mount_all
+    from mountfd.verbs.namespaces import MountNamespace
     from mountfd.verbs.query import is_mount, lookup, mounts
+    from mountfd.verbs.replace import replace
     from mountfd.verbs.run import run
+    from mountfd.verbs.temporary import sweep, temporary, temporary_path
+    from mountfd.verbs.unmount import unmount, unmount_all
     from mountfd.verbs.watch import watch
 
 __all__ = [
@@ -58,15 +67,18 @@ __all__ = [
     "Feature",
     "FsContext",
     "Gone",
+    "Holder",
     "IdMap",
     "InvalidSpec",
     "KernelError",
     "Layer",
     "LimitReached",
+    "LoopDevice",
     "Missing",
     "Mount",
     "MountInfo",
     "MountNamespace",
+    "MountSpec",
     "MountTable",
     "MountfdError",
     "NotDirectory",
@@ -75,15 +87,26 @@ __all__ = [
     "Propagation",
     "Root",
     "UserNamespace",
+    "advertise",
+    "advertised",
     "assemble",
     "features",
     "has",
+    "holders",
     "is_mount",
     "lookup",
+    "mount",
+    "mount_all",
     "mounts",
     "param",
+    "replace",
     "run",
+    "sweep",
+    "temporary",
+    "temporary_path",
     "trace",
+    "unmount",
+    "unmount_all",
     "watch",
 ]
 
@@ -94,19 +117,28 @@ _HOMES = {
     "mountfd.errors": "Busy Denied Exists Gone InvalidSpec KernelError LimitReached Missing MountfdError "
     "NotDirectory NotSupported",
     "mountfd.handles.context": "FsContext",
+    "mountfd.handles.loop": "LoopDevice",
     "mountfd.handles.mount": "Mount",
-    "mountfd.handles.mountns": "MountNamespace",
     "mountfd.handles.namespace": "UserNamespace",
     "mountfd.handles.root": "Root",
     "mountfd.model.command": "Bind",
     "mountfd.model.event": "Event",
+    "mountfd.model.holder": "Holder",
     "mountfd.model.idmap": "IdMap",
     "mountfd.model.info": "MountInfo",
     "mountfd.model.overlay": "Layer Overlay",
+    "mountfd.model.spec": "MountSpec",
     "mountfd.model.table": "MountTable",
+    "mountfd.verbs.advertise": "advertise advertised",
     "mountfd.verbs.assemble": "assemble",
+    "mountfd.verbs.holders": "holders",
+    "mountfd.verbs.mount": "mount mount_all",
+    "mountfd.verbs.namespaces": "MountNamespace",
     "mountfd.verbs.query": "is_mount lookup mounts",
+    "mountfd.verbs.replace": "replace",
     "mountfd.verbs.run": "run",
+    "mountfd.verbs.temporary": "sweep temporary temporary_path",
+    "mountfd.verbs.unmount": "unmount unmount_all",
     "mountfd.verbs.watch": "watch",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -13,11 +13,13 @@ from mountfd.abi import calls, flags, layouts, numbers
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.kernel_log import drop_idle
 from mountfd.handles.namespace import drop_caches as _drop_namespaces
+from mountfd.handles.template import drop_templates
 
 __all__ = ["OwnedFd", "calls", "drop_caches", "flags", "layouts", "numbers"]
 
 
 def drop_caches() -> None:
-    """Close what is kept open between calls: user namespaces by their idmap, and the kernel's log."""
+    """Close what is kept open between calls: user namespaces by their idmap, mount namespaces to copy, kernel's log."""
     _drop_namespaces()
+    drop_templates()
     drop_idle()

@@ -32,8 +32,14 @@ def test_nothing_but_the_package_is_installed(wheel: Path) -> None:
     assert tops == {"mountfd"}
 
 
-def test_the_command_is_installed(wheel: Path) -> None:
-    assert "mountfd = mountfd.cli:program" in _meta(wheel, "entry_points.txt").splitlines()
+def test_the_page_of_a_graph_travels_with_the_package(wheel: Path) -> None:
+    assert {f"mountfd/view/graph.{suffix}" for suffix in ("css", "html", "js")} <= set(ZipFile(wheel).namelist())
+
+
+def test_the_commands_are_installed(wheel: Path) -> None:
+    lines = _meta(wheel, "entry_points.txt").splitlines()
+    assert "mountfd = mountfd.cli:program" in lines
+    assert "mountfd-overlay = mountfd.cli.overlay_helper:program" in lines
 
 
 def test_nothing_is_needed_at_run_time(wheel: Path) -> None:

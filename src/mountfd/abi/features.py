@@ -41,8 +41,9 @@ class Feature(Enum):
     FANOTIFY_MOUNTS = ("6.15", "mount events", "poll(2) on /proc/self/mountinfo")
     LISTNS = ("6.19", "all namespaces", "a walk from one mount namespace to the next")
     STATMOUNT_BY_FD = ("7.0", "a detached mount's facts", "what the descriptor and /proc tell")
-    OPEN_TREE_NAMESPACE = ("7.0", "a mount namespace from a tree in one call", "unshare(2) and pivot_root(2)")
+    OPEN_TREE_NAMESPACE = ("7.0", "a mount namespace from a tree in one call", "a tiny one copied, and pivot_root(2)")
     FSMOUNT_NAMESPACE = ("7.1", "a mount namespace from a filesystem in one call", "unshare(2) and pivot_root(2)")
+    SOCKET_XATTR = ("7.1", "protocols that a service advertises on its socket", "nothing takes its place")
 
     def __init__(self, since: str, use: str, otherwise: str) -> None:
         """Name the value's parts."""

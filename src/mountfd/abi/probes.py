@@ -177,6 +177,17 @@ def _fsmount_namespace() -> bool:
     return _errno_of(lambda: calls.fsmount(-1, 1 | 2, 0)) == EBADF
 
 
+def _socket_xattr() -> bool:
+    import socket  # noqa: PLC0415 (only for this question)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            os.setxattr(sock.fileno(), "user.mountfd", b"")
+        except OSError:
+            return False  # EPERM: only files and directories may have such attributes
+    return True
+
+
 def _number_in(path: str) -> int | None:
     try:
         with open(path, encoding="ascii") as file:
@@ -216,4 +227,5 @@ PROBES: dict[str, Probe] = {
     "STATMOUNT_BY_FD": _statmount_by_fd,
     "OPEN_TREE_NAMESPACE": _open_tree_namespace,
     "FSMOUNT_NAMESPACE": _fsmount_namespace,
+    "SOCKET_XATTR": _socket_xattr,
 }

@@ -20,10 +20,16 @@ __all__ = ["COMMANDS", "main", "program"]
 
 COMMANDS = {
     "run": "a command as root in a throwaway root filesystem",
+    "mount": "mount, bind, move, remount, propagation: mount(8)",
+    "umount": "unmount, and name who is in the way: umount(8)",
+    "replace": "another mount in place of one that stands, at no instant without one",
     "list": "mounts, with findmnt's columns and JSON; a tree on a terminal",
     "lookup": "one mount, every field",
     "check": "is this path a mount? (mountpoint)",
+    "who": "who keeps a mount busy, and who keeps its filesystem alive",
+    "graph": "how mounts propagate, within a namespace and between them: text, SVG, HTML",
     "watch": "mounts that come, go and move, as it happens",
+    "advertise": "which protocols a service speaks, on its socket",
     "doctor": "what this kernel and this user can do, and what takes the place of the rest",
 }
 
@@ -33,6 +39,10 @@ def program() -> NoReturn:
     # Collecting garbage, and taking the interpreter apart at the end, take as long as a whole small command does; the
     # kernel frees everything at once.
     gc.disable()
+    if os.path.basename(sys.argv[0]) == "mountfd-overlay":
+        from mountfd.cli.overlay_helper import program as overlay  # noqa: PLC0415 (by a symlink of that name)
+
+        overlay()
     status = main()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

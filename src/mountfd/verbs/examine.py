@@ -10,9 +10,22 @@ from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
 from mountfd.model.command import DEFAULT_IDMAP
 from mountfd.model.points import points
-from mountfd.verbs.assemble import route
+from mountfd.verbs import assemble, mount, replace, watch
+from mountfd.verbs.namespaces import making
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["examine"]
+
+_ROUTES: dict[str, Callable[[], str]] = {
+    "assemble": assemble.route,
+    "mount": mount.route,
+    "replace": replace.route,
+    "namespace": making.route,
+    "watch": watch.route,
+}
 
 _LIMITS = {
     "fs.mount-max": "/proc/sys/fs/mount-max",
@@ -42,7 +55,7 @@ def examine() -> dict[str, object]:
             }
             for feature in Feature
         ],
-        "routes": {"assemble": _route()},
+        "routes": {verb: _route(ask) for verb, ask in _ROUTES.items()},
         "limits": {**{name: _number(path) for name, path in _LIMITS.items()}, "mounts now": _mounts_now()},
         "idmapped": _idmappable(),
     }
@@ -64,9 +77,9 @@ def _status() -> dict[str, str]:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
 
-def _route() -> str:
+def _route(ask: Callable[[], str]) -> str:
     try:
-        return route()
+        return ask()
     except (NotSupported, InvalidSpec) as error:
         return f"none: {error}"
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
     from mountfd.verbs.query.listing import Namespace
 
-__all__ = ["Events", "watch"]
+__all__ = ["Events", "route", "watch"]
 
 
 def watch(*, namespace: Namespace | None = None, under: StrPath | None = None, unlimited: bool = False) -> Events:
@@ -52,13 +53,20 @@ def watch(*, namespace: Namespace | None = None, under: StrPath | None = None, u
         return _begin(opened, path, is_own=namespace is None, unlimited=unlimited)
 
 
-def _begin(namespace: MountNamespace, under: str | None, *, is_own: bool, unlimited: bool) -> Events:
+def route(namespace: MountNamespace | None = None) -> str:
+    """Name the route that watch takes in a namespace, the caller's own unless told: fanotify or polling."""
     # One route is loaded, not both, unless the first turns out not to work.
-    from mountfd.verbs.watch import fanotify  # noqa: PLC0415
+    from mountfd.verbs.watch.fanotify import is_possible  # noqa: PLC0415
 
-    routes = {"fanotify": lambda: fanotify.is_possible(namespace), "polling": lambda: True}
-    name = choose("watch", routes, remember=False)  # what is allowed in one namespace may not be in the next
-    if name == "fanotify":
+    with MountNamespace.current() if namespace is None else nullcontext(namespace) as here:
+        routes = {"fanotify": lambda: is_possible(here), "polling": lambda: True}
+        return choose("watch", routes, remember=False)  # what is allowed in one namespace may not be in the next
+
+
+def _begin(namespace: MountNamespace, under: str | None, *, is_own: bool, unlimited: bool) -> Events:
+    if route(namespace) == "fanotify":
+        from mountfd.verbs.watch import fanotify  # noqa: PLC0415 (one route is loaded, not both)
+
         source: fanotify.FanotifySource | polling.PollingSource = fanotify.FanotifySource(
             namespace, under, is_own=is_own, unlimited=unlimited
         )

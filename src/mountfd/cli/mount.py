@@ -1,0 +1,203 @@
+"""`mountfd mount`: mount(8), for what it does to mounts; without a word about what, it lists them."""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, EMFILE, ENFILE, ENOMEM, EROFS
+
+from mountfd.cli import exits
+from mountfd.cli.arguments import Option, Spec, UsageError, parse
+from mountfd.errors import Denied, InvalidSpec, KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mountfd.cli.arguments import Arguments
+
+__all__ = ["SPEC", "run", "status_of"]
+
+# The calls that meet a source which can only be read.
+_OF_SOURCE = ("fsconfig", "mount")
+_MAKE = [
+    f"make-{word}"
+    for word in ("shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable")
+]
+
+_WORDS = {
+    "read_only": "ro",
+    "read_write": "rw",
+    "bind": "bind",
+    "rbind": "rbind",
+    "move": "move",
+    "mkdir": "X-mount.mkdir",
+    "no_canonicalize": "X-mount.nocanonicalize",
+    **{f"make_{word[5:]}": word[5:] for word in _MAKE},
+}
+
+# The parts at fault where the words are right, and what they name isn't what it should be.
+_FOUND = ("type", "target")
+
+SPEC = Spec(
+    "mount",
+    "Mount SOURCE on TARGET, or change what stands on TARGET by `-o remount` or --make-*. Without either, list mounts.",
+    "[SOURCE] [TARGET]",
+    [
+        Option("-t --types", "the filesystem; several are tried in turn [found by its signature]", metavar="TYPE"),
+        Option("-o --options", "as in fstab(5), and those of the filesystem", metavar="OPTS", many=True),
+        Option("-r --read-only", "the same as -o ro"),
+        Option("-w --rw --read-write", "the same as -o rw: no falling back to read-only"),
+        Option("-B --bind", "show a directory or file elsewhere, without the mounts below it"),
+        Option("-R --rbind", "the same with the mounts below it"),
+        Option("-M --move", "move a mount"),
+        *(Option(f"--{word}", f"propagation: {word[5:]}") for word in _MAKE),
+        Option("--beneath", "below the mount that stands on TARGET, not upon it"),
+        Option("-m --mkdir", "make TARGET where it isn't there"),
+        Option("--layer", "a lower layer of an overlay, topmost first", metavar="DIR", many=True),
+        Option("--upper", "the layer that takes changes", metavar="DIR"),
+        Option("--work", "an empty directory on the mount of --upper", metavar="DIR"),
+        Option("--idmap", "show the owners through an idmap, on disk:seen:count", metavar="MAP"),
+        Option("--source", "the source, where it could be taken for the target", metavar="SOURCE"),
+        Option("--target", "the target", metavar="TARGET"),
+        Option("-L --label", "the source by its filesystem's label", metavar="LABEL"),
+        Option("-U --uuid", "the source by its filesystem's UUID", metavar="UUID"),
+        Option("-c --no-canonicalize", "take SOURCE and TARGET as they are where they are symlinks"),
+        Option("-v --verbose", "say what was done"),
+        Option("-n --no-mtab", "nothing: there is no mtab"),
+        Option("-J --json", "of a list, one JSON document"),
+    ],
+    epilog="The exit status is mount(8)'s: 0 done, 1 wrong words or no permission, 2 out of descriptors or memory,\n"
+    "32 the mount failed. fstab(5) is not read, and no mount.TYPE program but those of FUSE is started.",
+)
+
+
+def run(arguments: Arguments) -> int:
+    """Mount, or list."""
+    source, target = _places(arguments)
+    words = _words(arguments)
+    if target is None:
+        if source is not None or words:
+            raise InvalidSpec("TARGET is missing", part="TARGET")
+        return _list(arguments)
+    if source is None and not _needs_no_source(words):
+        raise InvalidSpec("SOURCE is missing: fstab(5) is not read for it", part="SOURCE")
+    from mountfd.model.spec import MountSpec  # noqa: PLC0415 (the verb is loaded after the words are understood)
+    from mountfd.verbs.mount import mount  # noqa: PLC0415
+
+    kind = _kind(arguments)
+    spec = MountSpec(kind, source or "", options=words)
+    beneath = arguments.on("beneath")
+    try:
+        mount(spec, target, beneath=beneath, reuse_loop=True)
+    except (KernelError, ExceptionGroup) as error:
+        if not _is_protected(error) or not _may_fall_back(spec, words):
+            raise
+        from mountfd.cli.messages import say  # noqa: PLC0415
+
+        mount(MountSpec(kind, source or "", options=[*words, "ro"]), target, beneath=beneath, reuse_loop=True)
+        say(f"{source} is write-protected: mounted read-only")
+    if arguments.on("verbose"):
+        _tell(source, target)
+    return exits.OK
+
+
+def status_of(error: BaseException) -> int:
+    """Give mount(8)'s status of a failure."""
+    if isinstance(error, InvalidSpec):
+        return exits.FAILURE if error.part in _FOUND else exits.USAGE
+    if isinstance(error, KernelError) and error.syscall == "findfs":
+        return exits.USAGE
+    if isinstance(error, Denied) and os.geteuid() != 0:
+        return exits.USAGE
+    if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
+        return exits.SYSTEM
+    return exits.FAILURE
+
+
+def _places(arguments: Arguments) -> tuple[str | None, str | None]:
+    """Tell source and target from each other: what one word alone means depends on what is wanted."""
+    operands = list(arguments.operands)
+    source, target = arguments.text("source"), arguments.text("target")
+    for tag in ("label", "uuid"):
+        if (value := arguments.text(tag)) is not None:
+            source = f"{tag.upper()}={value}"
+    if len(operands) + (source is not None) + (target is not None) > 2:  # noqa: PLR2004 (source and target)
+        raise InvalidSpec(f"{operands[-1]!r} is one word too many", part="TARGET")
+    if target is None and operands:
+        target = operands.pop()
+    if source is None and operands:
+        source = operands.pop()
+    return source, target
+
+
+def _kind(arguments: Arguments) -> str:
+    """Give the type; what only an overlay has says that it is one."""
+    kind = arguments.text("types") or ""
+    for key in ("layer", "upper", "work"):
+        if arguments.on(key):
+            if kind.rpartition("/")[2] not in ("", "overlay"):
+                raise InvalidSpec(f"--{key} is of an overlay, not of {kind}", part=f"--{key}")
+            return kind or "overlay"
+    return kind
+
+
+def _words(arguments: Arguments) -> list[str]:
+    """Give everything that is asked for as option words."""
+    from mountfd.model.options import split  # noqa: PLC0415
+    from mountfd.model.overlay_text import escape  # noqa: PLC0415
+
+    escapes = _kind(arguments).rpartition("/")[2] == "overlay"
+    words: list[str] = []
+    for key, value in arguments.given:  # in their order: of contradicting ones the last one wins
+        if key == "options":
+            words += split(value, escapes=escapes)
+        elif key == "idmap":
+            words.append(f"X-mount.idmap={value}")
+        elif key in _WORDS:
+            words.append(_WORDS[key])
+    if layers := arguments.texts("layer"):
+        words.append("lowerdir=" + ":".join(_protected(escape(layer)) for layer in layers))
+    for key, name in (("upperdir", "upper"), ("workdir", "work")):
+        if (path := arguments.text(name)) is not None:
+            words.append(f"{key}={_protected(escape(path))}")
+    return words
+
+
+def _needs_no_source(words: list[str]) -> bool:
+    from mountfd.model.option_words import PROPAGATION  # noqa: PLC0415
+
+    return any(word == "remount" or word in PROPAGATION or word.startswith("lowerdir=") for word in words)
+
+
+def _protected(text: str) -> str:
+    return text.replace(",", "\\,").replace('"', '\\"')
+
+
+def _may_fall_back(spec: object, words: list[str]) -> bool:
+    from mountfd.model.spec import MountSpec  # noqa: PLC0415
+
+    if not isinstance(spec, MountSpec) or "rw" in words or "ro" in words:
+        return False
+    return not spec.understood().action and bool(spec.source)
+
+
+def _is_protected(error: BaseException) -> bool:
+    """Say whether it failed, of several types with one of them, because it can only be read."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_protected(each) for each in error.exceptions)
+    return isinstance(error, KernelError) and error.syscall in _OF_SOURCE and error.errno in (EROFS, EACCES)
+
+
+def _list(arguments: Arguments) -> int:
+    from mountfd.cli import list as list_command  # noqa: PLC0415
+
+    words = ["-t", text] if (text := arguments.text("types")) else []
+    try:
+        list_command.run(parse(list_command.SPEC, [*words, *(["--json"] if arguments.on("json") else [])]))
+    except UsageError as error:
+        raise InvalidSpec(str(error)) from None
+    return exits.OK  # as mount(8), also when there is nothing to list
+
+
+def _tell(source: str | None, target: str) -> None:
+    from mountfd.cli.messages import say  # noqa: PLC0415
+
+    say(f"{source} mounted on {target}" if source else f"{target} changed")

@@ -1,0 +1,221 @@
+"""A description becomes a detached mount, finished: attributes, idmap, owner, before anybody can see it.
+
+| what | how |
+| --- | --- |
+| bind, rbind | a clone of the source |
+| overlay | assemble |
+| any other type | a filesystem context; an image goes on a loop device first, where its filesystem wants one |
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EIO, ENOTBLK
+
+from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.abi.features import Feature, has
+from mountfd.abi.paths import encode
+from mountfd.errors import InvalidSpec, KernelError, from_errno
+from mountfd.handles.context import FsContext
+from mountfd.handles.kernel_log import KernelLog
+from mountfd.handles.mount import Mount
+from mountfd.handles.namespace import UserNamespace
+from mountfd.handles.root import Root
+from mountfd.model.idmap import IdMap
+from mountfd.model.option_words import READ_ONLY_TYPES
+from mountfd.model.overlay_text import overlay_of
+from mountfd.model.param import Flag, String
+from mountfd.verbs.assemble import assemble
+from mountfd.verbs.mount.source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mountfd.model.options import Options
+    from mountfd.model.overlay import Overlay
+    from mountfd.model.param import Param
+    from mountfd.model.spec import MountSpec
+
+__all__ = ["detached", "give_root"]
+
+_KEPT = -1
+_ID_MAX = 0xFFFFFFFE
+_ID_DIGITS = 10
+
+
+def detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> Mount:
+    """Make what a description asks for as a detached mount.
+
+    Arguments: spec; options, of it, understood; reuse_loop, whether a loop device that has the image already is taken.
+    Propagation is left to whoever attaches it. Raises: what the parts raise; nothing is left on any failure.
+    """
+    if options.action in ("bind", "rbind"):
+        mount = _bind(spec, options)
+    elif spec.filesystem == "overlay":
+        mount = assemble(_overlay(spec, options), options.attrs)
+    else:
+        mount = _filesystem(spec, options, reuse_loop=reuse_loop)
+    try:
+        mount = _with_subdir(mount, options)
+        _finish(mount, options, is_overlay=spec.filesystem == "overlay")
+    except BaseException:
+        mount.close()
+        raise
+    return mount
+
+
+# --- kinds ---------------------------------------------------------------------------------------------------------
+def _bind(spec: MountSpec, options: Options) -> Mount:
+    mount = Mount.clone(
+        encode(spec.source, "source"), recursive=options.action == "rbind", follow="source" not in options.nofollow
+    )
+    try:
+        if options.attrs or options.clear:
+            mount.set(options.attrs, clear=options.clear)
+    except BaseException:
+        mount.close()
+        raise
+    return mount
+
+
+def _overlay(spec: MountSpec, options: Options) -> Overlay:
+    if isinstance(options.idmap, str):
+        raise InvalidSpec("the idmap of an overlay's layers must be given in numbers", part="X-mount.idmap")
+    return overlay_of([*options.sb_params(negative=False), *options.params], options.idmap, spec.source)
+
+
+def _filesystem(spec: MountSpec, options: Options, *, reuse_loop: bool) -> Mount:
+    if not spec.filesystem and not spec.source:
+        raise InvalidSpec("neither a type nor a source is given", part="type")
+    with Source(spec.source, options, reuse=reuse_loop) as source:
+        types = source.types(spec.filesystem)
+        errors: list[KernelError] = []
+        for fstype in types:
+            try:
+                return _try(fstype, source, options)
+            except KernelError as error:
+                errors.append(error)
+        raise errors[-1] if len(errors) == 1 else ExceptionGroup(f"none of {', '.join(types)} fits", errors)
+
+
+def _try(fstype: str, source: Source, options: Options) -> Mount:
+    params = [*options.sb_params(negative=False), *options.params]
+    if fstype in READ_ONLY_TYPES and Flag("ro") not in params:
+        params.insert(0, Flag("ro"))
+    texts = [source.name, *(_raw(param) for param in params if isinstance(param, String))]
+    if max(map(len, texts)) > n.FSCONFIG_STRING_MAX:
+        from mountfd.verbs.mount.by_string import staged  # noqa: PLC0415 (only for a value that fsconfig can't carry)
+
+        calls.remark(f"mount: a value is longer than {n.FSCONFIG_STRING_MAX} bytes, so {fstype} goes by mount(2)")
+        return staged(fstype, source, options)
+    with KernelLog(b"") as log:
+        try:
+            return _create(fstype, source, params, options.attrs)
+        except KernelError as error:
+            if error.errno != ENOTBLK or not source.is_image or source.is_on_loop:
+                from mountfd.verbs.mount.explain import explain  # noqa: PLC0415 (only on the way out of an error)
+
+                explain(error, fstype, source, log.lines())
+                raise
+    source.put_on_loop()
+    return _try(fstype, source, options)
+
+
+def _create(fstype: str, source: Source, params: list[Param], attrs: int) -> Mount:
+    with FsContext.open(fstype) as context:
+        # `ro` comes first: some filesystems open their device as soon as they know it.
+        first = [param for param in params if param.key == "ro"]
+        rest = [param for param in params if param.key != "ro"]
+        named = [] if any(param.key == "source" for param in params) else [String("source", source.name)]
+        return context.set(*first, *named, *rest).create().mount(attrs)
+
+
+def _raw(param: String) -> bytes:
+    return param.value if isinstance(param.value, bytes) else os.fsencode(param.value)
+
+
+# --- what every mount can have -------------------------------------------------------------------------------------
+def _with_subdir(mount: Mount, options: Options) -> Mount:
+    """Give the mount again with a directory of it as its root."""
+    if options.subdir is None:
+        return mount
+    subdir = options.subdir
+    if has(Feature.CLONE_DETACHED):
+        narrow = _narrowed(mount, subdir)
+    else:
+        from mountfd.verbs.enter import in_private_namespace  # noqa: PLC0415 (only on kernels before 6.15)
+
+        def act() -> Mount:
+            mount.attach("/")
+            return _narrowed(mount, subdir)
+
+        narrow = in_private_namespace(act)
+    mount.close()
+    return narrow
+
+
+def _narrowed(mount: Mount, subdir: str) -> Mount:
+    with Root(os.dup(mount.fileno())) as root, root.resolve(subdir) as found:
+        return Mount.clone_fd(found.fileno())
+
+
+def _finish(mount: Mount, options: Options, *, is_overlay: bool) -> None:
+    if options.below or options.below_clear:
+        mount.set(options.below, clear=options.below_clear, recursive=True)
+    if options.idmap is not None and not is_overlay:
+        recursive = options.action == "rbind" if options.idmap_below is None else options.idmap_below
+        _idmap(mount, options.idmap, recursive=recursive)
+    give_root(f"/proc/self/fd/{mount.fileno()}", options)  # fchmod(2) takes no descriptor of this kind
+
+
+def give_root(path: str, options: Options) -> None:
+    """Give a mount's root the owner, group and mode that the options want."""
+    try:
+        if options.owner is not None or options.group is not None:
+            os.chown(path, _uid(options.owner), _gid(options.group))
+        if options.mode is not None:
+            os.chmod(path, options.mode)
+    except OSError as error:
+        hint = "X-mount.owner, group and mode are for the root of the new mount, which won't take them"
+        raise from_errno(error.errno or EIO, "chown", (options.owner, options.group, options.mode), hint=hint) from None
+
+
+def _idmap(mount: Mount, idmap: IdMap | str, *, recursive: bool) -> None:
+    if isinstance(idmap, IdMap):
+        mount.idmap(idmap, recursive=recursive)
+        return
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    with UserNamespace(calls.openat(n.AT_FDCWD, encode(idmap, "X-mount.idmap"), flags, 0)) as namespace:
+        mount.idmap(namespace, recursive=recursive)
+
+
+def _uid(name: str | None) -> int:
+    if name is None or _is_number(name):
+        return _KEPT if name is None else _number(name, "X-mount.owner")
+    import pwd  # noqa: PLC0415 (only for a name)
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise InvalidSpec(f"there is no user {name!r}", part="X-mount.owner") from None
+
+
+def _gid(name: str | None) -> int:
+    if name is None or _is_number(name):
+        return _KEPT if name is None else _number(name, "X-mount.group")
+    import grp  # noqa: PLC0415 (only for a name)
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidSpec(f"there is no group {name!r}", part="X-mount.group") from None
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _number(text: str, part: str) -> int:
+    if len(text) > _ID_DIGITS or int(text) > _ID_MAX:
+        raise InvalidSpec(f"{part}={text!r} is no id: the largest is {_ID_MAX}", part=part)
+    return int(text)

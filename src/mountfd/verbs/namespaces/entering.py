@@ -1,0 +1,61 @@
+"""A thread's way into a mount namespace of its own, and to the root that it shall have there."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL
+
+from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.errors import KernelError
+from mountfd.handles.fd import OwnedFd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mountfd.handles.mount import Mount
+
+__all__ = ["enter_copy_of_host", "rooted_at"]
+
+_CLONE_NEWNS = 0x20000
+_MS_REC_PRIVATE = 16384 | 1 << 18
+_MNT_DETACH = 2
+_PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
+
+def rooted_at(root: Mount, enter: Callable[[], None]) -> int:
+    """Enter a mount namespace, make a detached mount its root and the only one there, and give its descriptor.
+
+    Arguments: root; enter, brings this thread into a namespace that nobody else uses.
+    """
+    # The new root has no /proc, so the way there is kept.
+    with OwnedFd(calls.openat(n.AT_FDCWD, b"/proc", _PATH, 0)) as proc:
+        enter()
+        _take_root(root)
+        found: int = calls.openat(proc.fileno(), b"thread-self/ns/mnt", _READ, 0)
+        return found
+
+
+def enter_copy_of_host() -> None:
+    """Bring this thread into a private copy of its mount namespace; its root is that namespace's, also in a chroot."""
+    calls.unshare(_CLONE_NEWNS)
+    # Only a namespace's own root can be pivoted away. Entering one, here the one we are in, gives its root.
+    with OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", _READ, 0)) as own:
+        calls.setns(own.fileno(), _CLONE_NEWNS)
+    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+
+
+def _take_root(root: Mount) -> None:
+    # pivot_root(2) takes no mount that stands nowhere, so it goes over "/" first; afterwards the old root is upon it.
+    root.attach("/")
+    calls.fchdir(root.fileno())
+    try:
+        calls.pivot_root(b".", b".")
+    except KernelError as error:
+        if error.errno == EINVAL:
+            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
+        raise
+    calls.umount2(b".", _MNT_DETACH)
+    calls.chroot(b".")

@@ -1,0 +1,80 @@
+"""The mount that shall take the target's place, made detached out of whatever describes it."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL
+
+from mountfd.abi.features import Feature, has
+from mountfd.errors import Busy, InvalidSpec, KernelError, Missing
+from mountfd.handles.mount import Mount
+from mountfd.model.overlay import Overlay
+from mountfd.model.spec import MountSpec
+from mountfd.verbs.query.asking import ask, mask_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from mountfd.abi.paths import StrPath
+
+    New: TypeAlias = "Mount | Overlay | MountSpec | StrPath"
+
+__all__ = ["build", "copy"]
+
+_ANOTHER_UPPER = (
+    "both mounts exist for an instant: where the old one is an overlay over this upper layer, give the new one "
+    "an upper layer of its own (a copy of it), or unmount the old one first, with a gap"
+)
+
+
+def build(new: New) -> Mount:
+    """Make a detached mount of an Overlay, a MountSpec, a path to bind, or a Mount, of which it is a clone."""
+    if isinstance(new, Mount):
+        return copy(new)
+    if isinstance(new, Overlay):
+        from mountfd.verbs.assemble import assemble  # noqa: PLC0415 (one kind is made, not all)
+
+        try:
+            return assemble(new)
+        except Busy as error:
+            if new.upper is not None:
+                error.add_note(_ANOTHER_UPPER)
+            raise
+    if isinstance(new, MountSpec):
+        return _specified(new)
+    if isinstance(new, str | bytes | os.PathLike):
+        return Mount.clone(new)
+    raise InvalidSpec(f"a target is replaced by a Mount, an Overlay, a MountSpec or a path, not by {new!r}", part="new")
+
+
+def copy(mount: Mount) -> Mount:
+    """Clone a mount with all that stands on it, or give a second handle where the kernel doesn't.
+
+    That is a detached one before Linux 6.15, and one that was made in another mount namespace.
+    A clone is younger than the mount it will cover or be covered by, which tells a tucked mount from one mounted upon.
+    """
+    if has(Feature.CLONE_DETACHED) or _stands_here(mount):
+        try:
+            return Mount.clone_fd(mount.fileno(), recursive=True)
+        except KernelError as error:
+            if error.errno != EINVAL or _stands_here(mount):
+                raise
+    return mount.dup()
+
+
+def _stands_here(mount: Mount) -> bool:
+    try:
+        ask(mount.id, mask_of(("id",)))
+    except Missing:
+        return False
+    return True
+
+
+def _specified(spec: MountSpec) -> Mount:
+    from mountfd.verbs.mount.make import detached  # noqa: PLC0415 (one kind is made, not all)
+
+    options = spec.understood()
+    if options.action in ("remount", "move") or not (spec.filesystem or spec.source) or spec.target:
+        raise InvalidSpec(f"{spec!r} describes no new mount of its own", part="new")
+    return detached(spec, options)

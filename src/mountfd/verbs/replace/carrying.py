@@ -1,0 +1,189 @@
+"""Mounts below the target come along: clones of them are attached in the new mount before anybody sees it.
+
+A clone is the same filesystem with the same attributes and peers; who has files open there keeps them. Where several
+are stacked on one point, or one hides another, only the topmost can be reached by a path: such a target is taken apart
+in a private namespace.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, ENOENT, ENOTDIR
+
+from mountfd.abi import calls
+from mountfd.abi.features import Feature, has
+from mountfd.abi.flags import Propagation
+from mountfd.errors import InvalidSpec, KernelError
+from mountfd.handles.mount import Mount
+from mountfd.handles.root import Root
+from mountfd.verbs.enter import in_private_namespace
+from mountfd.verbs.replace.bystanders import with_mounts_of_its_own
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from contextlib import ExitStack
+
+    from mountfd.model.info import MountInfo
+    from mountfd.verbs.replace.standing import Standing
+
+__all__ = ["Carried", "points_of"]
+
+_MNT_DETACH = 2
+_NO_PLACE = (ENOENT, ENOTDIR, EINVAL)  # the last: a directory is no place for a file, nor a file for a directory
+
+
+class Carried:
+    """Clones of what stands below a target, with the place of each within it, in the order of attaching.
+
+    Arguments: standing, the old mount; rows, what stands below it; held, what closes the clones; without, ids of mounts
+    that stay behind; forgiving, whether one that can't be cloned or has no place stays behind, too.
+    Attributes: private, those clones that weren't shared.
+    Raises: InvalidSpec for a mount that can't be cloned.
+    """
+
+    def __init__(
+        self,
+        standing: Standing,
+        rows: list[MountInfo],
+        held: ExitStack,
+        *,
+        without: Collection[int] = (),
+        forgiving: bool = False,
+    ) -> None:
+        """Clone them, or find out why not."""
+        self._clones: list[tuple[bytes, Mount]] = []
+        self._count = 0
+        self._forgiving = forgiving
+        self._home = standing.info.point or "/"
+        self.private: list[Mount] = []
+        stacks = []
+        for stack in _stacks(standing, rows, without):
+            stuck = [row for row in stack if (row.propagation or 0) & Propagation.UNBINDABLE]
+            if not stuck:
+                stacks.append(stack)
+            elif not forgiving:
+                raise InvalidSpec(
+                    f"the mount at {stuck[0].point!r} is unbindable, so it can't come along", part="submounts"
+                )
+        points = [stack[0].point or "" for stack in stacks]
+        plain = all(len(stack) == 1 for stack in stacks) and not any(
+            point.startswith(f"{other}/") for point in points for other in points
+        )
+        made = _clone_each(stacks) if plain else in_private_namespace(lambda: _take_apart(stacks))
+        bearing = with_mounts_of_its_own(rows) if standing.is_parent_shared else ()
+        for _, clone in made:
+            held.enter_context(clone)
+        for row, clone in made:
+            if row.id in bearing:
+                # It must not be a peer of the old one when what is on that is unmounted.
+                clone.set(propagation=Propagation.PRIVATE, recursive=True)
+            within = os.fsencode(os.path.relpath(row.point or "", self._home))
+            self._clones.append((within, clone))
+            if not (row.propagation or 0) & Propagation.SHARED:
+                self.private.append(clone)
+
+    def attach_in(self, new: Mount, held: ExitStack) -> Mount:
+        """Attach every clone at its place within the new mount; give the tree.
+
+        Raises: Missing, NotDirectory where the new mount has no such place.
+        """
+        if has(Feature.MOUNT_INSIDE_DETACHED) and _is_made_here(new):
+            self._attach(new)
+            return new
+
+        # Before Linux 6.15 nothing is mounted inside a detached mount, and never in one that was made in another mount
+        # namespace; but a tree that is attached can be cloned.
+        def act() -> Mount:
+            new.attach(b"/")
+            self._attach(new)
+            return Mount.clone_fd(new.fileno(), recursive=True)
+
+        tree = held.enter_context(in_private_namespace(act))
+        self._clones, self.private, self._count = [], [], len(self)  # they went with the namespace
+        return tree
+
+    def _attach(self, new: Mount) -> None:
+        with Root(os.dup(new.fileno())) as root:
+            for within, clone in self._clones:
+                try:
+                    with root.resolve(within) as place:
+                        clone.attach_fd(place.fileno())
+                except KernelError as error:
+                    if not (self._forgiving and error.errno in _NO_PLACE):
+                        error.explain(filename=os.fsdecode(within), hint=_hint(error, within))
+                        raise
+
+    def ids(self) -> set[int]:
+        """Give the unique ids of the clones."""
+        return {clone.id for _, clone in self._clones}
+
+    def __len__(self) -> int:
+        """Count the clones."""
+        return len(self._clones) or self._count
+
+
+def _is_made_here(detached: Mount) -> bool:
+    try:
+        Mount.clone_fd(detached.fileno()).close()
+    except KernelError as error:
+        if error.errno != EINVAL:
+            raise
+        return False
+    return True
+
+
+def _hint(error: KernelError, within: bytes) -> str | None:
+    if error.errno in _NO_PLACE:
+        return f"the new mount has no {os.fsdecode(within)!r} of the right kind for the mount that stands there"
+    return None
+
+
+def points_of(standing: Standing, rows: list[MountInfo]) -> list[str]:
+    """Give the places directly on the old mount where something stands, each once."""
+    return sorted({stack[0].point or "" for stack in _stacks(standing, rows)})
+
+
+def _stacks(standing: Standing, rows: list[MountInfo], without: Collection[int] = ()) -> list[list[MountInfo]]:
+    """Give what stands on each place of the old mount, the lowest first; a place before those that it hides."""
+    parents = {standing.number, *without}
+    lowest = [row for row in rows if row.parent_id in parents and row.id not in parents and row.point is not None]
+    stacks = []
+    for row in sorted(lowest, key=lambda row: row.point or ""):
+        stack = [row]
+        while upper := [each for each in rows if each.parent_id == stack[-1].id and each.point == row.point]:
+            stack.append(upper[0])
+        stacks.append(stack)
+    return stacks
+
+
+def _clone_each(stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
+    made: list[tuple[MountInfo, Mount]] = []
+    try:
+        for (row,) in stacks:
+            made.append((row, Mount.clone(row.point or "", recursive=True)))
+    except BaseException:
+        for _, clone in made:
+            clone.close()
+        raise
+    return made
+
+
+def _take_apart(stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
+    """Clone each mount from the top down, taking it away here, where that disturbs nobody; give the lowest first."""
+    made: list[tuple[MountInfo, Mount]] = []
+    try:
+        for stack in stacks:
+            raw = os.fsencode(stack[0].point or "")
+            for row in reversed(stack):
+                clone = Mount.clone(raw, recursive=True)
+                made.append((row, clone))
+                # The private namespace made everything private; what was shared is again, in a group of its own.
+                if (row.propagation or 0) & Propagation.SHARED:
+                    clone.set(propagation=Propagation.SHARED)
+                calls.umount2(raw, _MNT_DETACH)
+    except BaseException:
+        for _, clone in made:
+            clone.close()
+        raise
+    return made[::-1]

@@ -1,0 +1,73 @@
+"""Killed at each call of a mount: the mount stands whole, or nothing does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mountfd
+from mountfd import MountSpec
+from tests.faults.stock import stock
+from tests.support import guard
+from tests.support.images import image_file
+from tests.support.inject import Watch, killing, watching
+from tests.support.layers import fill, layers
+from tests.support.specs import clear, cleared, count, owner_of, vfs
+
+pytestmark = pytest.mark.usefixtures("real_root")
+
+
+@pytest.fixture
+def place(scratch: Path) -> Iterator[Path]:
+    with cleared(scratch):
+        fill(scratch / "t")
+        yield scratch
+
+
+def specs(place: Path) -> dict[str, MountSpec]:
+    one, two = layers(place, 2)
+    maps = ["uidmap=0:0:10", "gidmap=0:0:10"]
+    fill(one / "sub")
+    return {
+        "bind": MountSpec("bind", one, options=["ro", "noexec", "nodev", *maps]),
+        "part": MountSpec("bind", one, options=["nodev", "noexec", "X-mount.subdir=sub", "X-mount.owner=3", *maps]),
+        "tmpfs": MountSpec("tmpfs", "x", options=["noexec", "nodev", "X-mount.owner=3", "X-mount.mode=700", *maps]),
+        "long": MountSpec(
+            "tmpfs", "x", options=["noexec", "nodev", f"mode={'700'.rjust(300, '0')}", "X-mount.owner=3"]
+        ),
+        "overlay": MountSpec("overlay", "o", options=["noexec", "nodev", f"lowerdir={one}:{two}"]),
+        "ext4": MountSpec("ext4", image_file("ext4", place), options=["loop", "noexec", "nodev", "X-mount.owner=3"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["bind", "part", "tmpfs", "long", "overlay", "ext4"])
+def test_a_mount_is_whole_or_not_there(place: Path, name: str) -> None:
+    spec, point = specs(place)[name], place / "t"
+    mountfd.mount(spec, point)
+    clear(place)
+    with watching(Watch()) as seen:
+        mountfd.mount(spec, point)
+    clear(place)
+    before, whole = stock(), 0
+    for number in range(1, len(seen.names) + 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                with watching(killing(number)):
+                    mountfd.mount(spec, point)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, seen.names[number - 1]
+        if count(point):
+            whole += 1
+            assert {"noexec", "nodev"} <= vfs(point)
+            assert "X-mount.owner=3" not in spec.options or owner_of(point)[0] == 3
+            assert "uidmap=0:0:10" not in spec.options or "idmapped" in vfs(point)
+            clear(place)
+        assert stock() == before, seen.names[number - 1]
+    assert whole < len(seen.names) / 2
+    assert any(not any(f" -> {place}/" in line for line in guard._loop_devices()) for _ in guard.patiently())

@@ -1,0 +1,352 @@
+"""What words do, by descriptor and by mount(2) alike."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from errno import EINVAL, EROFS
+from pathlib import Path
+
+import pytest
+
+import mountfd
+from mountfd import Attr, InvalidSpec, KernelError, MountSpec, param
+from tests.support import private
+from tests.support.inject import Watch, watching
+from tests.support.layers import fill
+from tests.support.mounting import MS_SHARED, change
+from tests.support.need import need_real_root
+from tests.support.others import NOBODY, in_child
+from tests.support.specs import ROUTES, cleared, count, fs, fstype, in_user_namespace, put, source, tags, vfs
+
+
+@pytest.fixture(params=ROUTES)
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    name: str = request.param
+    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
+    return name
+
+
+@pytest.fixture
+def place(scratch: Path) -> Iterator[Path]:
+    with cleared(scratch):
+        yield scratch
+
+
+@pytest.fixture
+def origin(place: Path) -> Path:
+    """Give a private tmpfs with a file and a directory in it."""
+    put("tmpfs", "origin", place / "origin", ["mode=755"])
+    fill(place / "origin/sub", {"file": "f"})
+    return place / "origin"
+
+
+# --- attributes and propagation together ---------------------------------------------------------------------------
+@pytest.mark.parametrize("propagation", ["", "private", "shared", "slave", "unbindable"])
+@pytest.mark.parametrize("words", ["bind", "bind,rw", "bind,ro"])
+def test_a_bind_gets_what_its_words_say(route: str, place: Path, origin: Path, words: str, propagation: str) -> None:
+    if propagation == "slave":
+        change(origin, MS_SHARED)
+    point = put("", origin, place / "p", f"{words},{propagation}")
+    assert vfs(point) == {"ro" if "ro" in words else "rw", "relatime"}
+    expected = {"": set(), "private": set(), "shared": {"shared"}, "slave": {"master"}, "unbindable": {"unbindable"}}
+    assert tags(point) == expected[propagation]
+    assert count(point) == 1
+    assert (point / "sub/file").read_text() == "f"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("", {"rw", "relatime"}),
+        ("noexec", {"rw", "noexec", "relatime"}),
+        ("exec", {"rw", "relatime"}),
+        ("ro,nosuid,nodev,noexec", {"ro", "nosuid", "nodev", "noexec", "relatime"}),
+        ("nosymfollow", {"rw", "nosymfollow", "relatime"}),
+        ("noatime,nodiratime", {"rw", "noatime", "nodiratime"}),
+        ("strictatime", {"rw"}),
+        ("strictatime,relatime", {"rw", "relatime"}),
+        ("defaults,rprivate", {"rw", "relatime"}),
+        ("user", {"rw", "nosuid", "nodev", "noexec", "relatime"}),
+        ("x-systemd.automount,X-mine=1,silent,noauto", {"rw", "relatime"}),
+    ],
+)
+def test_a_new_filesystem_gets_what_its_words_say(route: str, place: Path, words: str, shown: set[str]) -> None:
+    point = put("tmpfs", "label", place / "p", words)
+    assert vfs(point) == shown
+    assert (fstype(point), source(point), count(point)) == ("tmpfs", "label", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("ro", {"ro"}),
+        ("sync", {"rw", "sync"}),
+        ("dirsync", {"rw", "dirsync"}),
+        ("lazytime", {"rw", "lazytime"}),
+        ("size=128k,mode=700", {"rw", "size=128k", "mode=700"}),
+        ("ro=vfs", {"rw"}),
+        ("ro=fs", {"ro"}),
+    ],
+)
+def test_flags_and_parameters_reach_the_filesystem(route: str, place: Path, words: str, shown: set[str]) -> None:
+    found = fs(put("tmpfs", "x", place / "p", words)) - {"inode64", "seclabel"}
+    # In a user namespace the owner of its root is told too.
+    assert {word for word in found if not word.startswith(("uid=", "gid="))} == shown
+
+
+def test_ro_is_told_before_the_source_and_a_quoted_label_without_its_quotes(place: Path) -> None:
+    told: list[object] = []
+
+    def listen(_count: int, name: str, arguments: tuple[object, ...]) -> int:
+        told.extend([arguments[1:4]] if name == "fsconfig" else [])
+        return 0
+
+    with watching(Watch(listen)):
+        put("tmpfs", "src", place / "p", ["size=1m", "ro"])
+    flag, string, create = 0, 1, 6
+    assert told == [(flag, b"ro", None), (string, b"source", b"src"), (string, b"size", b"1m"), (create, None, None)]
+    told.clear()
+    with watching(Watch(listen)), pytest.raises(KernelError, match="Invalid"):
+        put("tmpfs", "src", place / "p", ['context="a:b:c:s0:c1,c2"', "nonsense"])
+    assert (string, b"context", b"a:b:c:s0:c1,c2") in told
+
+
+@pytest.mark.parametrize("name", ["none", ""])
+def test_a_source_that_says_nothing_is_no_remount(route: str, place: Path, name: str) -> None:
+    point = put("tmpfs", name, place / "p")
+    assert (fstype(point), count(point)) == ("tmpfs", 1)
+
+
+def test_typed_options_do_the_same(route: str, place: Path) -> None:
+    point = place / "p"
+    point.mkdir()
+    mountfd.mount(
+        MountSpec("tmpfs", "x", options=[param.String("size", "128k")], attrs=Attr.NODEV | Attr.NOATIME), point
+    )
+    assert vfs(point) == {"rw", "nodev", "noatime"}
+    assert "size=128k" in fs(point)
+    mountfd.mount(MountSpec("tmpfs", "x", attrs=Attr.RDONLY), point)
+    assert vfs(point) == {"ro", "relatime"}
+
+
+@pytest.mark.parametrize("words", [["size=10M", "X-containerd.custom=v", "mode=0755"], ["=x"], ["uidmap=0:1:1"]])
+def test_what_is_not_understood_mounts_nothing(route: str, place: Path, words: list[str]) -> None:
+    with pytest.raises(InvalidSpec):
+        put("tmpfs", "x", place / "p", words)
+    assert count(place / "p") == 0
+
+
+def test_a_parameter_that_the_filesystem_refuses_mounts_nothing(route: str, place: Path) -> None:
+    with pytest.raises(KernelError) as caught:
+        put("tmpfs", "x", place / "p", "nonsense=1")
+    assert caught.value.errno == EINVAL
+    assert route == "string" or "nonsense" in "".join(caught.value.log)
+    assert count(place / "p") == 0
+
+
+def test_neither_type_nor_source_nor_word(place: Path) -> None:
+    with pytest.raises(InvalidSpec):
+        put("", "", place / "p", "size=1m")
+    with pytest.raises(InvalidSpec, match="no mount"):
+        put("", "", place / "p")
+
+
+# --- bind ----------------------------------------------------------------------------------------------------------
+def test_a_read_only_bind_cannot_be_written_and_its_source_can(route: str, place: Path, origin: Path) -> None:
+    point = put("bind", origin, place / "p", ["ro"])
+    with pytest.raises(OSError, match="Read-only") as caught:
+        (point / "new").write_text("n")
+    assert caught.value.errno == EROFS
+    (origin / "new").write_text("n")
+    assert (point / "new").read_text() == "n"
+
+
+def test_a_file_is_bound_to_a_file(route: str, place: Path, origin: Path) -> None:
+    (place / "file").touch()
+    mountfd.mount(MountSpec("bind", origin / "sub/file", options=["ro"]), place / "file")
+    assert (place / "file").read_text() == "f"
+
+
+def test_bind_takes_the_top_and_rbind_the_whole_tree(route: str, place: Path, origin: Path) -> None:
+    put("tmpfs", "below", origin / "sub")
+    assert count(put("bind", origin, place / "one")) == 1
+    assert count(put("rbind", origin, place / "two")) == 2
+    assert count(put("bind", origin, place / "three", ["rbind", "rw"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["rbind", "ro"], ("ro", "rw")),
+        (["rbind", "rro"], ("ro", "ro")),
+        (["rbind", "ro", "rro"], ("ro", "ro")),
+        (["rbind", "ro=recursive"], ("ro", "ro")),
+        (["rbind", "rro", "rrw"], ("rw", "rw")),
+    ],
+)
+def test_how_deep_read_only_goes(
+    route: str, place: Path, origin: Path, words: list[str], shown: tuple[str, str]
+) -> None:
+    put("tmpfs", "below", origin / "sub")
+    point = put("", origin, place / "p", words)
+    assert shown[0] in vfs(point)
+    assert shown[1] in vfs(point / "sub")
+    assert "rw" in vfs(origin)
+    assert "rw" in vfs(origin / "sub")
+
+
+def test_other_recursive_attributes(route: str, place: Path, origin: Path) -> None:
+    put("tmpfs", "below", origin / "sub", "nosuid,noatime")
+    point = put("rbind", origin, place / "p", ["rnodev", "rnoexec", "rsuid", "ratime", "nosymfollow"])
+    assert vfs(point) == {"rw", "nodev", "noexec", "nosymfollow", "relatime"}
+    assert vfs(point / "sub") == {"rw", "nodev", "noexec", "relatime"}
+
+
+# What is not named stays as the source has it, as with mount_setattr(2); mount(2) would clear all of it.
+HOST = [
+    ("ro,noexec,nosymfollow,nodiratime", "bind", {"ro", "noexec", "nosymfollow", "nodiratime", "relatime"}),
+    ("ro,noexec,nosymfollow,nodiratime", "bind,dev", {"ro", "noexec", "nosymfollow", "nodiratime", "relatime"}),
+    ("ro", "bind,nosuid,nodev,rprivate", {"ro", "nosuid", "nodev", "relatime"}),
+    ("ro", "bind,rw,nosuid,nodev,rprivate", {"rw", "nosuid", "nodev", "relatime"}),
+    ("nosuid,nodev,noexec,noatime", "bind,dev,suid,exec,atime", {"rw", "relatime"}),
+    ("nosuid,nodev,noexec,noatime", "bind,dev,suid,exec", {"rw", "noatime"}),
+    ("rw,nodev,nosuid,noexec,noatime", "bind,ro", {"ro", "nodev", "nosuid", "noexec", "noatime"}),
+    ("rw,nodev,nosymfollow", "bind,ro,symfollow", {"ro", "nodev", "relatime"}),
+    ("rw,nodev,nosymfollow", "bind,rw", {"rw", "nodev", "nosymfollow", "relatime"}),
+    ("nodev,nosuid,noatime", "bind,ro,exec", {"ro", "nodev", "nosuid", "noatime"}),
+    ("strictatime", "bind,nodev", {"rw", "nodev"}),
+    ("noatime", "bind,norelatime", {"rw", "noatime"}),
+    ("noatime", "bind,strictatime", {"rw"}),
+]
+
+
+@pytest.mark.parametrize(("of_source", "words", "shown"), HOST)
+def test_attributes_that_are_not_named_stay(
+    route: str, place: Path, of_source: str, words: str, shown: set[str]
+) -> None:
+    origin = put("tmpfs", "x", place / "origin", of_source.replace("ro", "ro=vfs"))
+    assert vfs(put("", origin, place / "p", words)) == shown
+    assert vfs(origin) == {*of_source.split(",")} - {"strictatime"} | vfs(origin) & {"rw", "relatime"}
+
+
+# In a user namespace what the source has is locked: naming it away is refused, where mount(2) would be too.
+INSIDE = [
+    ("ro,noexec,nosymfollow,nodiratime", "bind", {"ro", "noexec", "nosymfollow", "nodiratime", "relatime"}),
+    ("ro,noexec,nosymfollow,nodiratime", "bind,dev", {"ro", "noexec", "nosymfollow", "nodiratime", "relatime"}),
+    ("ro", "bind,nosuid,nodev,rprivate", {"ro", "nosuid", "nodev", "relatime"}),
+    ("ro", "bind,rw,nosuid,nodev,rprivate", None),
+    ("nosuid,nodev,noexec,noatime", "bind,dev,suid,exec,atime", None),
+    ("rw,nodev,nosuid,noexec,noatime", "bind,ro", {"ro", "nodev", "nosuid", "noexec", "noatime"}),
+    ("rw,nodev,nosymfollow", "bind,ro,symfollow", {"ro", "nodev", "relatime"}),
+    ("rw,nodev,nosymfollow", "bind,rw", {"rw", "nodev", "nosymfollow", "relatime"}),
+    ("nodev,nosuid,noatime", "bind,ro,exec", {"ro", "nodev", "nosuid", "noatime"}),
+]
+
+
+@pytest.mark.parametrize(("of_source", "words", "shown"), INSIDE)
+def test_attributes_in_a_user_namespace(
+    route: str, place: Path, of_source: str, words: str, shown: set[str] | None
+) -> None:
+    need_real_root()
+    origin = put("tmpfs", "x", place / "origin", of_source.replace("ro", "ro=vfs"))
+
+    def act() -> tuple[set[str] | None, int]:
+        try:
+            point = put("", origin, place / "p", words)
+        except mountfd.Denied:
+            return None, count(place / "p")
+        return vfs(point), count(point)
+
+    assert in_child(in_user_namespace(act)) == (shown, 0 if shown is None else 1)
+
+
+# --- what mount does around it -------------------------------------------------------------------------------------
+def test_owner_group_and_mode_one_after_the_other(route: str, place: Path) -> None:
+    need_real_root()
+    root = put("tmpfs", "x", place / "fs", ["mode=755"])
+    steps = [
+        ("", "drwxr-xr-x", 0, 0),
+        ("X-mount.owner=1", "drwxr-xr-x", 1, 0),
+        ("X-mount.group=2", "drwxr-xr-x", 1, 2),
+        ("X-mount.owner=132,X-mount.mode=1234", "d-w--wxr-T", 132, 2),
+        ("X-mount.mode=4321,X-mount.group=123", "d-ws-w---x", 132, 123),
+        ("X-mount.owner=1,X-mount.group=321", "d-ws-w---x", 1, 321),
+        ("X-mount.owner=root,X-mount.group=root", "d-ws-w---x", 0, 0),
+    ]
+    for words, mode, uid, gid in steps:
+        point = put("bind", root, place / "p", words)
+        found = point.stat()
+        assert (stat.filemode(found.st_mode), found.st_uid, found.st_gid) == (mode, uid, gid)
+        private.detach(point)
+
+
+@pytest.mark.parametrize("name", ["no-such-name", "-1", "4294967295", "9" * 5000, "\u00b2", "\u0663"])
+@pytest.mark.parametrize("key", ["X-mount.owner", "X-mount.group"])
+def test_an_owner_that_nobody_is(route: str, place: Path, key: str, name: str) -> None:
+    word = f"{key}={name}"
+    with pytest.raises(InvalidSpec) as caught:
+        put("tmpfs", "x", place / "p", word)
+    assert caught.value.part == word.partition("=")[0]
+    assert count(place / "p") == 0
+
+
+def test_an_owner_of_what_is_read_only_is_an_error_and_leaves_nothing(route: str, place: Path, origin: Path) -> None:
+    for word in ("owner=1", "group=1", "mode=700"):
+        with pytest.raises(KernelError, match="Read-only") as caught:
+            put("bind", origin, place / "p", f"ro,X-mount.{word}")
+        assert "X-mount" in str(caught.value.hint)
+        assert count(place / "p") == 0
+
+
+def test_the_root_can_be_a_directory_of_the_filesystem(place: Path, origin: Path) -> None:
+    point = put("bind", origin, place / "p", "X-mount.subdir=sub")
+    assert (point / "file").read_text() == "f"
+    with pytest.raises(mountfd.Missing):
+        put("bind", origin, place / "q", "X-mount.subdir=nowhere")
+    assert count(place / "q") == 0
+
+
+def test_a_subdirectory_does_not_lead_out_of_its_filesystem(place: Path, origin: Path) -> None:
+    (origin / "out").symlink_to("../../../../etc")
+    with pytest.raises(mountfd.Missing):
+        put("bind", origin, place / "p", "X-mount.subdir=out")
+    (origin / "in").symlink_to("/sub")
+    assert (put("bind", origin, place / "p", "X-mount.subdir=in") / "file").exists()
+
+
+def test_the_unique_id_is_given(route: str, place: Path) -> None:
+    (place / "p").mkdir()
+    number = mountfd.mount(MountSpec("tmpfs", "x"), place / "p")
+    assert number == mountfd.lookup(place / "p").id
+
+
+def test_beneath_goes_below_what_stands(place: Path) -> None:
+    point = put("tmpfs", "top", place / "p")
+    mountfd.mount(MountSpec("tmpfs", "new"), point, beneath=True)
+    assert count(point) == 2
+    assert mountfd.lookup(point).source == "top"
+    private.detach(point)
+    assert mountfd.lookup(point).source == "new"
+
+
+def test_beneath_takes_the_descriptor_route(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = put("tmpfs", "top", place / "p")
+    monkeypatch.setenv("MOUNTFD_ROUTE", "mount:string")
+    with pytest.raises((InvalidSpec, mountfd.NotSupported)):
+        mountfd.mount(MountSpec("tmpfs", "new"), point, beneath=True)
+    assert count(point) == 1
+
+
+def test_an_ordinary_user_is_denied_and_told_so(route: str, place: Path) -> None:
+    need_real_root()
+    point = fill(place / "p")
+
+    def act() -> None:
+        mountfd.mount(MountSpec("tmpfs", "x"), point)
+
+    act()  # so that all is imported: the other user may not be able to read it
+    private.detach(point)
+    with pytest.raises(mountfd.Denied):
+        in_child(act, user=NOBODY)
+    assert count(point) == 0
