@@ -33,6 +33,9 @@ _CLONE_NEWNS = 0x20000
 _ORPHAN_SECONDS = 60
 _INITIAL = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 _KEPT = 64
+_CLOSED = (
+    "that process is closed to this one; after a change of its ids it is so to itself, too: prctl(PR_SET_DUMPABLE)"
+)
 
 
 class UserNamespace(OwnedFd):
@@ -68,6 +71,10 @@ def _open_namespace(pid: int) -> int:
             raise Gone(f"no process {pid}") from error
         error.explain(hint="/proc isn't mounted here; the user namespace of an idmap is found through it")
         raise
+    except KernelError as error:
+        if error.errno == EACCES:
+            error.explain(hint=_CLOSED)
+        raise
 
 
 def in_initial_user_namespace() -> bool:
@@ -91,7 +98,12 @@ def write_id_maps(pid: int, idmap: IdMap) -> None:
 
 
 def _write(folder: int, name: bytes, text: bytes) -> None:
-    fd = calls.openat(folder, name, os.O_WRONLY | os.O_CLOEXEC, 0)
+    try:
+        fd = calls.openat(folder, name, os.O_WRONLY | os.O_CLOEXEC, 0)
+    except KernelError as error:
+        if error.errno == EACCES:
+            error.explain(hint=_CLOSED)
+        raise
     try:
         calls.write(fd, text, len(text))
     except KernelError as error:

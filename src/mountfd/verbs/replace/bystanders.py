@@ -29,8 +29,10 @@ def with_mounts_of_its_own(rows: list[MountInfo]) -> set[int]:
 def refuse_bystanders(standing: Standing, rows: list[MountInfo]) -> None:
     """Raise InvalidSpec where a mount elsewhere in this namespace would go too.
 
-    Arguments: standing, the old mount, on a shared parent; rows, what stands below it.
+    Arguments: standing, the old mount; rows, what stands below it.
     """
+    if not standing.is_parent_shared:
+        return  # nothing has to travel, so the old mount is made private before it goes
     bearing = with_mounts_of_its_own(rows)
     if not any(row.id in bearing and row.peer_group for row in (standing.info, *rows)):
         return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mountfd.abi.flags import Propagation
+from mountfd.errors import InvalidSpec
 from mountfd.verbs.query import mounts
 from mountfd.verbs.query.asking import ask, mask_of
+from mountfd.verbs.replace.bystanders import refuse_bystanders
 from mountfd.verbs.replace.carrying import points_of
 from mountfd.verbs.replace.standing import Standing
 from mountfd.verbs.replace.switching import route
@@ -41,7 +43,13 @@ def _about_mounts_below(standing: Standing, below: list[MountInfo], submounts: s
     word = "would come along" if submounts == "carry" else "would go with it"
     lines = [f"{point} {word}" for point in points_of(standing, below)]
     stuck = [row.point for row in below if (row.propagation or 0) & Propagation.UNBINDABLE]
-    return lines + [f"{point} is unbindable, so it would be refused" for point in stuck if submounts == "carry"]
+    if submounts == "carry":
+        lines += [f"{point} is unbindable, so it would be refused" for point in stuck]
+        try:
+            refuse_bystanders(standing, below)
+        except InvalidSpec as error:
+            lines.append(f"it would be refused: {error}")
+    return lines
 
 
 def _about_route() -> str:

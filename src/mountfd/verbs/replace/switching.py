@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
-from contextlib import ExitStack, contextmanager
-from errno import EAGAIN, EBUSY, EINVAL
+from contextlib import ExitStack
+from errno import EINVAL
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has, require
 from mountfd.abi.flags import Propagation
-from mountfd.errors import Gone, InvalidSpec, KernelError, MountfdError, from_errno
+from mountfd.errors import InvalidSpec, KernelError, MountfdError
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.verbs.query.asking import list_below
@@ -19,11 +18,12 @@ from mountfd.verbs.replace.building import build, copy
 from mountfd.verbs.replace.bystanders import refuse_bystanders
 from mountfd.verbs.replace.carrying import Carried
 from mountfd.verbs.replace.standing import Standing, detach_top
+from mountfd.verbs.replace.waiting import alone, wait_for_users
 from mountfd.verbs.routes import choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Literal, Self, TypeAlias
 
     from mountfd.abi.paths import StrPath
@@ -39,12 +39,7 @@ __all__ = ["Previous", "replace", "route"]
 
 _ROUTES = {"beneath": lambda: has(Feature.MOVE_MOUNT_BENEATH), "gap": lambda: True}
 _SUBMOUNTS = ("carry", "drop", "refuse")
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_LOCK_EX_NB = 2 | 4
-_LOCK_UN = 8
 _OTHERS = ("copy", "overlay")  # they keep the filesystem, not the mount
-_PATIENCE = 10.0
-_PAUSE = 0.01
 
 
 class Previous(Mount):
@@ -128,11 +123,13 @@ def replace(  # noqa: PLR0913 (what to replace, by what, and four choices)
     anyway; namespaces, do it in each of these, which have copies of their own, instead of here; progress, called with
     how many are done and how many there are.
     Who has files open on the old mount keeps them; it goes with the last of them. Gives a detached clone of it.
-    Two replacements at one place wait for each other. One that is killed shows the old or the new mount, whole, and the
-    next one here ends it.
-    Raises: InvalidSpec for what is no mount, for this process's root, and for mounts below that can't come along; Busy
-    when another replacement doesn't end; NotSupported without MOVE_MOUNT_BENEATH; what `assemble`, `mount` and the
-    checks raise.
+    A namespace that has a mount of its own below the target keeps the old one, since the kernel takes nothing away that
+    others stand on. Two replacements at one place wait for each other. One that is killed shows the old or the new
+    mount, whole, and the next one here ends it.
+    Raises: InvalidSpec for what is no mount, for this process's root, for mounts below that can't come along, and for
+    those with propagated copies elsewhere that would be unmounted with them; Busy when another replacement doesn't end;
+    ExceptionGroup, of namespaces, when it failed in some; NotSupported without MOVE_MOUNT_BENEATH; what `assemble`,
+    `mount` and the checks raise.
     Calls: move_mount(2) with MOVE_MOUNT_BENEATH, umount2(2) with MNT_DETACH; Linux 6.8, with mounts below best 6.15.
     """
     if submounts not in _SUBMOUNTS:
@@ -157,7 +154,7 @@ def _replace(target: StrPath, new: New, order: Order) -> Previous:
         raise InvalidSpec("the route `gap` is forced, and allow_gap isn't given", part="allow_gap")
     with ExitStack() as held, ExitStack() as until_done:
         built = held.enter_context(build(new))
-        with _alone(target) as standing:
+        with alone(target) as standing:
             made, previous, own = _switch(standing, built, order, held)
             until_done.enter_context(previous)
         if order.check_after is not None:
@@ -174,7 +171,7 @@ def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> t
         if order.only and standing.number != order.only:
             raise InvalidSpec(f"{standing.target!r} was changed meanwhile by somebody else", part="target")
         rows = standing.below()
-        if rows and standing.is_parent_shared and order.submounts == "carry":
+        if rows and order.submounts == "carry":
             refuse_bystanders(standing, rows)
         carried = _carry(standing, rows, order, passing)
         if made.id < standing.number:  # the one that it will replace came after it was made
@@ -182,7 +179,7 @@ def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> t
         made = _fit(standing, made, carried, held)
         if order.check is not None and order.check(made) is False:
             raise MountfdError(f"the check refused the new mount, so {standing.target!r} stays as it was")
-        _wait(standing, order.wait)
+        wait_for_users(standing, order.wait)
         if order.check is not None or order.wait or rows:
             standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
         previous = _copy_of(standing, recursive=order.submounts == "drop")
@@ -346,63 +343,3 @@ def _put_back(  # noqa: PLR0913, PLR0917 (all of what was done)
         except MountfdError as error:
             error.add_note(f"the check had failed ({why}), and what stood there before could not be put back")
             raise
-
-
-# --- others --------------------------------------------------------------------------------------------------------
-@contextmanager
-def _alone(target: StrPath) -> Iterator[Standing]:
-    """Give what stands at the target, and keep other replacements there waiting meanwhile.
-
-    The lock is flock(2) on the directory that the target stands in: the kernel lets go of it with the process, it lies
-    beneath no mount that is replaced, and needs no file.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            found = Standing(target)
-        except Gone:
-            if time.monotonic() > deadline:
-                raise
-            continue  # another one was faster
-        with found as standing:
-            point = standing.info.point or os.path.realpath(standing.target)
-            folder = os.path.dirname(os.fsencode(point))
-            with OwnedFd(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0)) as lock:
-                _lock(lock, folder, standing, deadline)
-                try:
-                    if standing.is_shown():  # or another one was faster, and there is another mount to be replaced
-                        yield standing
-                        return
-                finally:
-                    # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
-                    calls.flock(lock.fileno(), _LOCK_UN)
-
-
-def _lock(lock: OwnedFd, folder: bytes, standing: Standing, deadline: float) -> None:
-    while True:
-        try:
-            calls.flock(lock.fileno(), _LOCK_EX_NB)
-        except KernelError as error:
-            if error.errno != EAGAIN:
-                raise
-        else:
-            return
-        if time.monotonic() > deadline:
-            hint = f"another replacement below {os.fsdecode(folder)!r} is going on, or somebody locks that directory"
-            raise from_errno(EBUSY, "flock", (folder,), filename=standing.target, hint=hint)
-        time.sleep(_PAUSE)
-
-
-def _wait(standing: Standing, seconds: float) -> None:
-    """Wait until nobody uses the old mount, or the time is up."""
-    if seconds <= 0:
-        return
-    from mountfd.verbs.holders import holders  # noqa: PLC0415 (only when asked)
-
-    deadline = time.monotonic() + seconds
-    pause = _PAUSE
-    while time.monotonic() < deadline:
-        if all(one.is_own and one.fd == standing.fd for one in holders(id=standing.number) if one.blocks and one.pid):
-            return
-        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-        pause = min(pause * 2, 0.25)

@@ -1,0 +1,87 @@
+"""Who a replacement waits for: another one at the same place, and, when told to, those who use the old mount."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from errno import EAGAIN, EBUSY
+
+from mountfd.abi import calls
+from mountfd.abi import numbers as n
+from mountfd.errors import Gone, KernelError, from_errno
+from mountfd.handles.fd import OwnedFd
+from mountfd.verbs.replace.standing import Standing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mountfd.abi.paths import StrPath
+
+__all__ = ["alone", "wait_for_users"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_LOCK_EX_NB = 2 | 4
+_LOCK_UN = 8
+_PATIENCE = 10.0
+_PAUSE = 0.01
+
+
+@contextmanager
+def alone(target: StrPath) -> Iterator[Standing]:
+    """Give what stands at the target, and keep other replacements there waiting meanwhile.
+
+    The lock is flock(2) on the directory that the target stands in: the kernel lets go of it with the process, it lies
+    beneath no mount that is replaced, and needs no file.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            found = Standing(target)
+        except Gone:
+            if time.monotonic() > deadline:
+                raise
+            continue  # another one was faster
+        with found as standing:
+            point = standing.info.point or os.path.realpath(standing.target)
+            folder = os.path.dirname(os.fsencode(point))
+            with OwnedFd(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0)) as lock:
+                _lock(lock, folder, standing, deadline)
+                try:
+                    if standing.is_shown():  # or another one was faster, and there is another mount to be replaced
+                        yield standing
+                        return
+                finally:
+                    # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
+                    calls.flock(lock.fileno(), _LOCK_UN)
+
+
+def _lock(lock: OwnedFd, folder: bytes, standing: Standing, deadline: float) -> None:
+    while True:
+        try:
+            calls.flock(lock.fileno(), _LOCK_EX_NB)
+        except KernelError as error:
+            if error.errno != EAGAIN:
+                raise
+        else:
+            return
+        if time.monotonic() > deadline:
+            hint = f"another replacement below {os.fsdecode(folder)!r} is going on, or somebody locks that directory"
+            raise from_errno(EBUSY, "flock", (folder,), filename=standing.target, hint=hint)
+        time.sleep(_PAUSE)
+
+
+def wait_for_users(standing: Standing, seconds: float) -> None:
+    """Wait until nobody uses the old mount, or the time is up."""
+    if seconds <= 0:
+        return
+    from mountfd.verbs.holders import holders  # noqa: PLC0415 (only when asked)
+
+    deadline = time.monotonic() + seconds
+    pause = _PAUSE
+    while time.monotonic() < deadline:
+        if all(one.is_own and one.fd == standing.fd for one in holders(id=standing.number) if one.blocks and one.pid):
+            return
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(pause * 2, 0.25)

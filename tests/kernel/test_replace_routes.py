@@ -1,0 +1,137 @@
+"""Kernels that can't attach beneath, or inside a detached mount."""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL
+
+import pytest
+
+from mountfd import Feature, InvalidSpec, KernelError, Mount, MountfdError, NotSupported, has, is_mount
+from mountfd.abi import features
+from mountfd.verbs import routes
+from mountfd.verbs.replace import plan, replace
+from tests.kernel.test_replace import Stand, fail, refuse, stand, table
+from tests.kernel.test_replace_readers import Readers
+from tests.support.inject import Watch, watching
+from tests.support.layers import content, fill
+from tests.support.mounting import tmpfs
+from tests.support.need import need
+
+need(has(Feature.MOVE_MOUNT_BENEATH) and has(Feature.STATMOUNT), "MOVE_MOUNT_BENEATH and statmount(2) (Linux 6.8)")
+
+__all__ = ["stand"]
+
+
+@pytest.fixture
+def gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force the route with a gap."""
+    monkeypatch.setenv("MOUNTFD_ROUTE", "replace:gap")
+
+
+@pytest.fixture
+def before_615(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be mounted inside a detached mount, nor that be cloned."""
+    found = dict.fromkeys(("MOUNT_INSIDE_DETACHED", "CLONE_DETACHED"), False)
+    monkeypatch.setattr(features, "_found", {**features._found, **found})
+
+
+def test_without_leave_for_a_gap_nothing_changes(stand: Stand, gap: None) -> None:
+    with pytest.raises(InvalidSpec, match="allow_gap"):
+        replace(stand.target, stand.home / "new")
+    assert (stand.shows(), stand.height()) == ("old", 1)
+    assert "there would be an instant without a mount" in "\n".join(plan(stand.target))
+
+
+def test_a_kernel_that_cannot_attach_beneath_is_named(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_found", {**features._found, "MOVE_MOUNT_BENEATH": False})
+    monkeypatch.setattr(routes, "_best", {})
+    with pytest.raises(NotSupported) as caught:
+        replace(stand.target, stand.home / "new")
+    assert caught.value.feature == "MOVE_MOUNT_BENEATH"
+    assert (stand.shows(), stand.height()) == ("old", 1)
+    with replace(stand.target, stand.home / "new", allow_gap=True) as previous:
+        assert (previous.gap, stand.shows()) == (True, "new")
+
+
+def test_with_a_gap_all_else_is_the_same(stand: Stand, gap: None) -> None:
+    fill(tmpfs(stand.target / "sub"), {"kept": "kept"})
+    tmpfs(stand.target / "sub/nested")
+    before = table(stand.target)
+    with replace(stand.target, stand.home / "new", allow_gap=True) as previous:
+        assert (previous.gap, previous.carried) == (True, 1)
+        assert content(previous)["v"] == "old"
+    assert (stand.shows(), table(stand.target), stand.height()) == ("new", before, 1)
+    for check in (refuse, fail):
+        with pytest.raises((MountfdError, ZeroDivisionError)):
+            replace(stand.target, stand.home / "other", check_after=check, allow_gap=True)
+        assert (stand.shows(), table(stand.target), stand.height()) == ("new", before, 1)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_the_new_one_cannot_be_attached_in_the_gap_the_old_one_comes_back(
+    stand: Stand, gap: None, times: int
+) -> None:
+    fill(tmpfs(stand.target / "sub"), {"kept": "kept"})
+    before = table(stand.target)
+    failed = 0
+    begun = False
+
+    def decide(_count: int, name: str, _arguments: object) -> int:
+        nonlocal failed, begun
+        begun = begun or name == "umount2"
+        if begun and name == "move_mount" and failed < times:
+            failed += 1
+            return EINVAL
+        return 0
+
+    with watching(Watch(decide)):
+        if times == 1:
+            replace(stand.target, stand.home / "new", allow_gap=True).close()
+        else:
+            with pytest.raises(KernelError):
+                replace(stand.target, stand.home / "new", allow_gap=True)
+    assert failed == times
+    assert (stand.shows(), stand.height()) == ("new" if times == 1 else "old", 1)
+    assert table(stand.target) == before
+
+
+def test_mounts_below_come_along_on_kernels_that_attach_nothing_inside_a_detached_mount(
+    stand: Stand, before_615: None
+) -> None:
+    fill(tmpfs(stand.target / "sub"), {"kept": "kept"})
+    fill(tmpfs(stand.target / "sub/nested"), {"deep": "deep"})
+    for text in ("lower", "upper"):
+        fill(tmpfs(stand.target / "second"), {"which": text})
+    before = table(stand.target)
+    readers = Readers()
+    for path in ("sub/kept", "sub/nested/deep", "second/which"):
+        readers.start(lambda path=path: (stand.target / path).read_text())  # type: ignore[misc]
+    for name in ("new", "other"):
+        with replace(stand.target, stand.home / name) as previous:
+            assert (previous.carried, previous.gap) == (3, False)
+        assert (stand.shows(), table(stand.target), stand.height()) == (name, before, 1)
+    for check in (refuse, fail):
+        with pytest.raises((MountfdError, ZeroDivisionError)):
+            replace(stand.target, stand.home / "new", check_after=check)
+        assert (stand.shows(), table(stand.target), stand.height()) == ("other", before, 1)
+    assert [seen for _, seen in readers.stop()] == [{"kept"}, {"deep"}, {"upper"}]
+
+
+def test_a_new_root_without_their_place_is_refused_there_too(stand: Stand, before_615: None) -> None:
+    fill(tmpfs(stand.target / "extra"))
+    before = table(stand.target)
+    with pytest.raises(KernelError) as caught:
+        replace(stand.target, stand.home / "new")
+    assert caught.value.filename == "extra"
+    assert (stand.shows(), table(stand.target), stand.height()) == ("old", before, 1)
+
+
+def test_a_mount_that_is_handed_over_there_is_used_up_only_when_it_is_detached(stand: Stand, before_615: None) -> None:
+    fill(stand.home / "elsewhere")
+    with Mount.clone(stand.home / "new") as new:
+        new.attach(stand.home / "elsewhere")
+        replace(stand.target, new).close()
+    assert stand.shows() == "new"
+    assert is_mount(stand.home / "elsewhere")
+    assert os.listdir(stand.home / "elsewhere") == os.listdir(stand.home / "new")
