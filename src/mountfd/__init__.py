@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from mountfd.verbs.mount import mount, mount_all
     from mountfd.verbs.namespaces import MountNamespace
     from mountfd.verbs.query import is_mount, lookup, mounts
-    from mountfd.verbs.replace import replace
+    from mountfd.verbs.replace import Previous, replace
     from mountfd.verbs.run import run
     from mountfd.verbs.temporary import sweep, temporary, temporary_path
     from mountfd.verbs.unmount import unmount, unmount_all
@@ -84,6 +84,7 @@ __all__ = [
     "NotDirectory",
     "NotSupported",
     "Overlay",
+    "Previous",
     "Propagation",
     "Root",
     "UserNamespace",
@@ -135,7 +136,7 @@ _HOMES = {
     "mountfd.verbs.mount": "mount mount_all",
     "mountfd.verbs.namespaces": "MountNamespace",
     "mountfd.verbs.query": "is_mount lookup mounts",
-    "mountfd.verbs.replace": "replace",
+    "mountfd.verbs.replace": "Previous replace",
     "mountfd.verbs.run": "run",
     "mountfd.verbs.temporary": "sweep temporary temporary_path",
     "mountfd.verbs.unmount": "unmount unmount_all",
