@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mountfd.verbs.query import is_mount, lookup, mounts
     from mountfd.verbs.replace import Previous, replace
     from mountfd.verbs.run import run
-    from mountfd.verbs.temporary import sweep, temporary, temporary_path
+    from mountfd.verbs.temporary import Finding, sweep, temporary, temporary_path
     from mountfd.verbs.unmount import unmount, unmount_all
     from mountfd.verbs.watch import watch
 
@@ -65,6 +65,7 @@ __all__ = [
     "Event",
     "Exists",
     "Feature",
+    "Finding",
     "FsContext",
     "Gone",
     "Holder",
@@ -138,7 +139,7 @@ _HOMES = {
     "mountfd.verbs.query": "is_mount lookup mounts",
     "mountfd.verbs.replace": "Previous replace",
     "mountfd.verbs.run": "run",
-    "mountfd.verbs.temporary": "sweep temporary temporary_path",
+    "mountfd.verbs.temporary": "Finding sweep temporary temporary_path",
     "mountfd.verbs.unmount": "unmount unmount_all",
     "mountfd.verbs.watch": "watch",
 }

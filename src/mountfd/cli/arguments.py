@@ -67,18 +67,20 @@ class Spec:
 
 
 class Arguments:
-    """What a command line said; `text`, `texts` and `on` read it by an option's key."""
+    """What a command line said; `text`, `texts` and `on` read it by an option's key, `given` has it in its order."""
 
-    __slots__ = ("_values", "operands")
+    __slots__ = ("_values", "given", "operands")
 
     def __init__(self) -> None:
         """Begin with nothing said."""
         self._values: dict[str, list[str]] = {}
+        self.given: list[tuple[str, str]] = []
         self.operands: list[str] = []
 
     def add(self, key: str, value: str) -> None:
         """Note one value."""
         self._values.setdefault(key, []).append(value)
+        self.given.append((key, value))
 
     def on(self, key: str) -> bool:
         """Tell whether a switch was given."""

@@ -11,6 +11,7 @@ from errno import EIO, ENOTCONN
 
 from mountfd.abi import calls
 from mountfd.errors import InvalidSpec, KernelError, from_errno, unsupported
+from mountfd.verbs.assemble.finding import mount_of
 from mountfd.verbs.query.place import FOLLOW, id_of, is_root
 
 TYPE_CHECKING = False
@@ -65,15 +66,19 @@ def mount_by_helper(spec: MountSpec, options: Options, place: Place) -> int:
     raise error
 
 
-def _seen(path: str) -> tuple[int, bool]:
-    """Tell which mount stands at a path, and whether its root is there; one whose server is gone is one too."""
+def _seen(path: str) -> tuple[int, bool, int]:
+    """Tell which mount stands at a path, whether its root is there, and where ids aren't unique its other id.
+
+    One whose server is gone is one too.
+    """
     raw = os.fsencode(path)
     try:
-        return id_of(_AT_FDCWD, raw, FOLLOW), bool(is_root(_AT_FDCWD, raw, FOLLOW))
+        number = id_of(_AT_FDCWD, raw, FOLLOW)
+        return number, bool(is_root(_AT_FDCWD, raw, FOLLOW)), 0 if number else mount_of(_AT_FDCWD, raw)
     except KernelError as error:
         if error.errno != ENOTCONN:
             raise
-        return 0, True
+        return 0, True, 0
 
 
 def _words(spec: MountSpec) -> list[str]:

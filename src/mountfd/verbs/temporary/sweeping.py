@@ -78,17 +78,23 @@ def _clear(home: str) -> Finding | None:
 
 def _left(home: str) -> OwnedFd | None:
     """Lock a directory that was left; None where it isn't ours, its owner lives, or it has gone meanwhile."""
+    lock = None
     try:
-        seen = os.lstat(home)
-        if not stat.S_ISDIR(seen.st_mode) or seen.st_mode & 0o777 != _MODE or seen.st_uid != os.geteuid():
-            return None
-        lock = locked(home)
+        lock = locked(home) if _is_ours(os.lstat(home)) else None
+        # Until it was locked, it may have been cleared by another sweep, and its name be another one's.
+        if lock is not None and os.path.samestat(os.fstat(lock.fileno()), os.lstat(home)):
+            held, lock = lock, None
+            return held
     except (Missing, FileNotFoundError):
         return None
-    if lock is not None and not os.path.samestat(os.fstat(lock.fileno()), seen):
-        lock.close()
-        return None
-    return lock
+    finally:
+        if lock is not None:
+            lock.close()
+    return None
+
+
+def _is_ours(seen: os.stat_result) -> bool:
+    return stat.S_ISDIR(seen.st_mode) and seen.st_mode & 0o777 == _MODE and seen.st_uid == os.geteuid()
 
 
 def _has_point(home: str) -> bool:
