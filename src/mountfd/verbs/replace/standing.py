@@ -9,7 +9,6 @@ from stat import S_ISDIR
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, require
-from mountfd.abi.flags import Attr, Propagation
 from mountfd.abi.layouts import MntIdReq, MountAttr, StatxBuffer
 from mountfd.abi.paths import encode
 from mountfd.errors import Gone, InvalidSpec, KernelError, Missing
@@ -32,6 +31,8 @@ _FIELDS = mask_of(("id", "parent_id", "point", "attrs", "propagation", "peer_gro
 _BELOW = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group"))
 _BENEATH = mask_of(("id", "propagation", "peer_group", "ns_id"))
 _PATH = os.O_PATH | os.O_CLOEXEC
+_PRIVATE, _SHARED = 1 << 18, 1 << 20
+_NODIRATIME = 0x80
 _MNT_DETACH = 2
 _CLONE_FS = 0x200
 _FEW = 64
@@ -44,8 +45,9 @@ class Standing:
 
     Arguments: target, a path.
     Attributes: info; parent, of the mount that it stands on (None where that is out of reach, as above a chroot);
-    held, the descriptor; target; is_directory, whether its root is one, and not a file; is_elsewhere, whether /proc may
-    be that of others, as in another mount namespace.
+    held, the descriptor; target; is_directory, whether its root is one, and not a file; is_shared, whether mount events
+    travel from and to it; is_parent_shared, whether what happens at the target happens to peers and slaves of its
+    parent; is_elsewhere, whether /proc may be that of others, as in another mount namespace.
     Raises: InvalidSpec where the target is no mount, or this process's root.
     """
 
@@ -60,6 +62,10 @@ class Standing:
         try:
             self._look()
             self._look_beneath()
+            # Looked at several times each: members of an enum are made anew, and are slow to ask.
+            self.is_shared = bool(int(self.info.propagation or 0) & _SHARED)
+            self.is_parent_shared = self.parent is not None and bool(int(self.parent.propagation or 0) & _SHARED)
+            self._is_marked = bool(int(self.info.attrs or 0) & _NODIRATIME)
         except BaseException:
             self.close()
             raise
@@ -92,16 +98,6 @@ class Standing:
         """The descriptor of the mount's root."""
         return self.held.fileno()
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether mount events travel from and to it."""
-        return bool((self.info.propagation or 0) & Propagation.SHARED)
-
-    @property
-    def is_parent_shared(self) -> bool:
-        """Whether what happens at the target happens to peers and slaves of its parent, too."""
-        return self.parent is not None and bool((self.parent.propagation or 0) & Propagation.SHARED)
-
     def is_half_replaced(self) -> bool:
         """Say whether a replacement was begun here and never ended: it is marked, and a newer mount lies beneath it.
 
@@ -112,10 +108,6 @@ class Standing:
             return False
         return ask(self.parent.id or 0, mask_of(("point",))).point == self.info.point
 
-    @property
-    def _is_marked(self) -> bool:
-        return bool((self.info.attrs or 0) & Attr.NODIRATIME)
-
     def mark(self) -> bool:
         """Mark it as about to go, by the attribute that means least; say whether that was to be done.
 
@@ -124,7 +116,7 @@ class Standing:
         if self._is_marked:
             return False
         try:
-            self._set(MountAttr(Attr.NODIRATIME, 0, 0, 0))
+            self._set(MountAttr(_NODIRATIME, 0, 0, 0))
         except KernelError as error:
             if error.errno != EPERM:
                 raise
@@ -134,7 +126,7 @@ class Standing:
 
     def unmark(self) -> None:
         """Take the mark away, where nothing came of it."""
-        self._set(MountAttr(0, Attr.NODIRATIME, 0, 0))
+        self._set(MountAttr(0, _NODIRATIME, 0, 0))
 
     def _set(self, change: MountAttr, flags: int = 0) -> None:
         size = n.MOUNT_ATTR_SIZE_VER0
@@ -142,7 +134,7 @@ class Standing:
 
     def keep_to_itself(self) -> None:
         """Make it and all on it private, so that what stands on peers of these stays when they go."""
-        self._set(MountAttr(0, 0, Propagation.PRIVATE, 0), n.AT_RECURSIVE)
+        self._set(MountAttr(0, 0, _PRIVATE, 0), n.AT_RECURSIVE)
 
     def is_shown(self) -> bool:
         """Say whether the target still leads to it."""

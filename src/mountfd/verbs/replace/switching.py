@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Previous", "replace", "route"]
 
 _ROUTES = {"beneath": lambda: has(Feature.MOVE_MOUNT_BENEATH), "gap": lambda: True}
+_PRIVATE = 1 << 18
 _SUBMOUNTS = ("carry", "drop", "refuse")
 _OTHERS = ("copy", "overlay")  # they keep the filesystem, not the mount
 
@@ -220,7 +221,7 @@ def _fit(standing: Standing, made: Mount, carried: Carried | None, held: ExitSta
         kinds = ("a directory", "a file") if standing.is_directory else ("a file", "a directory")
         raise InvalidSpec(f"{standing.target!r} is {kinds[0]}, the new mount's root is {kinds[1]}", part="new")
     # A clone is a peer of what it was cloned from: what is attached in it would appear there, too.
-    made.set(propagation=Propagation.PRIVATE, recursive=True)
+    made.set(propagation=_PRIVATE, recursive=True)
     if carried is not None:
         made = carried.attach_in(made, held)
     if standing.is_shared and not standing.is_parent_shared:  # there the kernel does it
