@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mountfd.model.table import MountTable
     from mountfd.verbs.advertise import advertise, advertised
     from mountfd.verbs.assemble import assemble
+    from mountfd.verbs.handing import lock_mount, receive_mount, send_mount
     from mountfd.verbs.holders import holders
     from mountfd.verbs.mount import mount, mount_all
     from mountfd.verbs.namespaces import MountNamespace
@@ -96,13 +97,16 @@ __all__ = [
     "has",
     "holders",
     "is_mount",
+    "lock_mount",
     "lookup",
     "mount",
     "mount_all",
     "mounts",
     "param",
+    "receive_mount",
     "replace",
     "run",
+    "send_mount",
     "sweep",
     "temporary",
     "temporary_path",
@@ -133,6 +137,7 @@ _HOMES = {
     "mountfd.model.table": "MountTable",
     "mountfd.verbs.advertise": "advertise advertised",
     "mountfd.verbs.assemble": "assemble",
+    "mountfd.verbs.handing": "lock_mount receive_mount send_mount",
     "mountfd.verbs.holders": "holders",
     "mountfd.verbs.mount": "mount mount_all",
     "mountfd.verbs.namespaces": "MountNamespace",

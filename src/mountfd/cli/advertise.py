@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mountfd.cli.arguments import Arguments
 
-__all__ = ["SPEC", "run"]
+__all__ = ["SPEC", "run", "status_of"]
 
 SPEC = Spec(
     "advertise",
@@ -30,7 +30,7 @@ def run(arguments: Arguments) -> int:
     protocols: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals:
+        if not name or not equals:
             raise InvalidSpec(f"{word!r} is not KEY=VALUE", part="KEY=VALUE")
         protocols[name] = value
     if protocols:
@@ -44,3 +44,8 @@ def run(arguments: Arguments) -> int:
     else:
         put(f"{name}={value}\n" for name, value in sorted(found.items()))
     return exits.OK
+
+
+def status_of(error: BaseException) -> int:
+    """Give the exit status for an error: 1 for words that are wrong."""
+    return exits.USAGE if isinstance(error, InvalidSpec) and error.part == "KEY=VALUE" else exits.FAILURE

@@ -148,7 +148,8 @@ class Mount(OwnedFd):
 
         Arguments: target, a directory, or a file for a file's mount; beneath, below the mount that stands there;
         dir_fd, where a relative target starts. A final symlink is not followed.
-        Raises: Missing, NotDirectory, Denied; KernelError with EINVAL and the rule that forbids it in .hint.
+        Raises: Missing, NotDirectory, Denied; KernelError with EINVAL and the rule that forbids it in .hint;
+        NotSupported for beneath before Linux 6.5.
         Call: move_mount(2), Linux 5.2; beneath, Linux 6.5.
         """
         at, raw = n.AT_FDCWD if dir_fd is None else dir_fd, encode(target, "target")
@@ -156,6 +157,8 @@ class Mount(OwnedFd):
         try:
             calls.move_mount(self.fileno(), b"", at, raw, flags)
         except KernelError as error:
+            if beneath and error.errno == EINVAL:
+                _require_beneath()
             if error.errno in (EINVAL, ELOOP, ENOTDIR):
                 error.explain(hint=self._why_not(raw, dir_fd, beneath=beneath))
             raise
@@ -164,7 +167,12 @@ class Mount(OwnedFd):
     def attach_fd(self, target: int, *, beneath: bool = False) -> Self:
         """Attach at the file or directory that a descriptor names: move_mount(2) with MOVE_MOUNT_T_EMPTY_PATH."""
         flags = _F_EMPTY_PATH | _T_EMPTY_PATH | (_BENEATH if beneath else 0)
-        calls.move_mount(self.fileno(), b"", target, b"", flags)
+        try:
+            calls.move_mount(self.fileno(), b"", target, b"", flags)
+        except KernelError as error:
+            if beneath and error.errno == EINVAL:
+                _require_beneath()
+            raise
         return self
 
     def close(self) -> None:
@@ -223,6 +231,12 @@ class Mount(OwnedFd):
         if beneath:
             return "beneath needs a target that is the root of an unlocked mount other than the namespace's own root"
         return None
+
+
+def _require_beneath() -> None:
+    from mountfd.abi.features import Feature, require  # noqa: PLC0415 (only on the way out of an error)
+
+    require(Feature.MOVE_MOUNT_BENEATH, "attaching a mount beneath another")
 
 
 def _explain_idmap(error: KernelError) -> None:

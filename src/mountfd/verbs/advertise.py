@@ -30,7 +30,8 @@ _VALUE_MAX = 65536
 def advertise(socket: StrPath | int, protocols: Mapping[str, str]) -> None:
     """Say on a socket what the service behind it speaks.
 
-    Arguments: socket, the path of a unix socket, or an open descriptor; protocols, name to value (a version, say); what
+    Arguments: socket, the path of a unix socket, or an open descriptor, which is the socket itself and not the file
+    that it is bound to; protocols, name to value (a version, say); what
     else is said there already stays.
     All are written or none. Who may write to the socket's inode may do it, the service itself as a rule.
     Raises: InvalidSpec for what is no socket and for names that no attribute can have; NotSupported before Linux 7.1,
@@ -66,7 +67,9 @@ def advertised(socket: StrPath | int) -> dict[str, str]:
     try:
         for name in os.listxattr(raw):
             if name.startswith(_PREFIX):
-                found[name.removeprefix(_PREFIX)] = os.fsdecode(_value(raw, name))
+                value = _value(raw, name)
+                if value is not None:
+                    found[name.removeprefix(_PREFIX)] = os.fsdecode(value)
     except OSError as error:
         if error.errno == ENOTSUP:
             return {}  # a filesystem without any attributes
@@ -74,12 +77,12 @@ def advertised(socket: StrPath | int) -> dict[str, str]:
     return found
 
 
-def _value(raw: bytes | int, name: str) -> bytes:
+def _value(raw: bytes | int, name: str) -> bytes | None:
     try:
         return os.getxattr(raw, name)
     except OSError as error:
         if error.errno == ENODATA:
-            return b""  # it was taken away meanwhile
+            return None  # it was taken away meanwhile
         raise
 
 
@@ -97,6 +100,10 @@ def _socket(socket: StrPath | int) -> bytes | int:
 def _check(name: str, value: str) -> None:
     if not isinstance(name, str) or not isinstance(value, str):
         raise InvalidSpec(f"a protocol is text and has text as its value, not {name!r}: {value!r}", part="protocols")
+    try:
+        os.fsencode(name + value)
+    except UnicodeEncodeError:
+        raise InvalidSpec(f"{name!r}: {value!r} has characters that no file name can have", part="protocols") from None
     if not name or "\0" in name or "=" in name or len(os.fsencode(name)) > _NAME_MAX:
         raise InvalidSpec(
             f"{name!r} can't name a protocol: 1 to {_NAME_MAX} bytes, no NUL and no `=`", part="protocols"

@@ -38,7 +38,7 @@ def in_private_namespace(act: Callable[[], T]) -> T:
         calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
         return act()
 
-    return on_thread(body, "mountfd-namespace")
+    return on_thread(body)
 
 
 def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
@@ -53,38 +53,19 @@ def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
         calls.setns(namespace.fileno(), _CLONE_NEWNS)
         return act()
 
-    return on_thread(body, "mountfd-namespace")
+    return on_thread(body)
 
 
-def on_thread(act: Callable[[], T], name: str) -> T:
+def on_thread(act: Callable[[], T]) -> T:
     """Run a function on a thread that ends with it, for what a thread may change for itself alone.
 
     What the function raises is raised here. An exception that a signal handler raises meanwhile waits for the
     function's end: it works with descriptors that the caller would close.
     """
-    import threading  # noqa: PLC0415 (most assemblies and runs do without)
+    from mountfd.verbs.threads import finish_on_thread  # noqa: PLC0415 (most assemblies and runs do without)
 
     results: list[T] = []
-    raised: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            results.append(act())
-        except BaseException as error:  # noqa: BLE001 (handed to the caller's thread, whatever it is)
-            raised.append(error)
-
-    thread = threading.Thread(target=body, name=name)
-    thread.start()
-    interruption: BaseException | None = None
-    while thread.is_alive():
-        try:
-            thread.join()
-        except BaseException as error:  # noqa: BLE001 (raised again as soon as the thread is through)
-            interruption = error
-    if interruption is not None:
-        raise interruption
-    if raised:
-        raise raised.pop()  # popped, so that the exception's frames don't hold the exception
+    finish_on_thread(lambda: results.append(act()))
     return results.pop()
 
 

@@ -16,6 +16,7 @@ from errno import EINVAL, EXDEV
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
+from mountfd.abi.features import Feature, has
 from mountfd.errors import InvalidSpec, KernelError
 from mountfd.handles.mount import Mount
 from mountfd.model.grouping import common_parent, is_plain, too_long
@@ -197,8 +198,11 @@ class Placed:
             return None  # the slower way knows which layer to blame
         try:
             here = mount_of(held, b"")
-            if not has_nothing_below(here) and not all_lie_on(held, names, here):
-                return None
+            try:
+                if not has_nothing_below(here) and not all_lie_on(held, names, here):
+                    return None
+            except KernelError:
+                return None  # the same
             clone = self._shared(held, self._overlay.idmap, lower[0])
             return None if clone is None else Alike(clone, names, IN_CLONE)
         finally:
@@ -221,7 +225,7 @@ class Placed:
     def _place_below(self, held: int, layers: list[Layer], names: list[bytes], idmap: IdMap | None) -> list[Place]:
         """Place those layers below one clone of their parent that lie on its mount, and the others apart."""
         here = mount_of(held, b"")
-        apart = set() if has_nothing_below(here) else {i for i, nm in enumerate(names) if mount_of(held, nm) != here}
+        apart = set() if has_nothing_below(here) else self._elsewhere(held, layers, names, here)
         if len(apart) == len(layers):
             return self._place_resolved(layers, idmap)
         clone = self._shared(held, idmap, layers[0])
@@ -233,6 +237,17 @@ class Placed:
             if i not in apart
         ]
         return places + [self._place_alone(layers[i]) for i in sorted(apart)]
+
+    @staticmethod
+    def _elsewhere(held: int, layers: list[Layer], names: list[bytes], here: int) -> set[int]:
+        found = set()
+        for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
+            try:
+                if mount_of(held, name) != here:
+                    found.add(i)
+            except KernelError as error:
+                raise blame(error, layer) from None
+        return found
 
     def _place_resolved(self, layers: list[Layer], idmap: IdMap | None) -> list[Place]:
         """Place layers whose text doesn't tell where they are: by the mount and the path that the kernel names."""
@@ -307,10 +322,21 @@ class Placed:
     def _keep(self, fd: int, idmap: IdMap | None, layer: Layer) -> Mount:
         """Clone what a descriptor names, idmapped and read-only if an idmap is given."""
         try:
-            clone = Mount.clone_fd(fd)
+            clone = _clone(fd, layer)
             self.clones.append(clone)
             if idmap is not None:
                 clone.idmap_and_set(idmap, _ATTR_RDONLY)
         except KernelError as error:
             raise blame(error, layer) from None
         return clone
+
+
+def _clone(fd: int, layer: Layer) -> Mount:
+    try:
+        return Mount.clone_fd(fd)
+    except KernelError as error:
+        if error.errno != EINVAL or not isinstance(layer.base, Mount) or has(Feature.CLONE_DETACHED):
+            raise
+    from mountfd.verbs.assemble.stage import clone_of_detached  # noqa: PLC0415 (only on kernels before 6.15)
+
+    return clone_of_detached(layer.base, fd)

@@ -186,7 +186,7 @@ def _as_ids(idmap: IdMap, act: Callable[[], object]) -> None:
         take_ids(*idmap.root)
         act()
 
-    on_thread(body, "mountfd-ids")
+    on_thread(body)
 
 
 def check_writable(mount: Mount, overlay: Overlay) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mountfd.verbs.assemble.layers import Placed
     from mountfd.verbs.assemble.pair import Pair
 
-__all__ = ["Stage", "on_stage"]
+__all__ = ["Stage", "clone_of_detached", "on_stage"]
 
 # One at a time: a borrowed mount can stand on one stage only.
 _borrowing = threading.Lock()
@@ -117,6 +117,27 @@ def on_stage(placed: Placed, pair: Pair | None, act: Callable[[Stage], Mount]) -
         ground = held.enter_context(context.mount())
         with _borrowing if borrowed else nullcontext():
             return in_private_namespace(lambda: _perform(Stage(ground, copies, held), act, borrowed))
+
+
+def clone_of_detached(base: Mount, fd: int) -> Mount:
+    """Clone what a descriptor names on a detached mount, which before Linux 6.15 must be attached for that.
+
+    The mount stands where nobody else sees it meanwhile; then it is detached again, under the same descriptor.
+    """
+
+    def act() -> Mount:
+        borrowed.attach("/")
+        try:
+            return Mount.clone_fd(fd)
+        finally:
+            _give_back(borrowed)
+
+    borrowed = Mount(base.fileno())
+    try:
+        with _borrowing:
+            return in_private_namespace(act)
+    finally:
+        borrowed.release()  # it is the caller's, who closes it
 
 
 def _perform(stage: Stage, act: Callable[[Stage], Mount], borrowed: dict[int, Mount]) -> Mount:

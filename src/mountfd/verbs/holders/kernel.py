@@ -99,7 +99,7 @@ def _resolved(lens: Lens, raw: bytes, identity: tuple[int, int] | None) -> int:
 def _sharpened(land: Landscape, source: tuple[bytes, int], resolved: int) -> bool | None:
     """Find out whether a file was opened through the target: compare its name with what a reader in there is told."""
     try:
-        here, there = on_thread(lambda: _both_names(land, source), "mountfd-holders")
+        here, there = on_thread(lambda: _both_names(land, source))
     except KernelError as error:
         calls.remark(f"holders: a root at the mount can't be had ({error})")
         return None

@@ -140,7 +140,7 @@ def _dump_inside(land: Landscape, pid: int) -> dict[int, Bound] | None:
         return _dump(land)
 
     try:
-        return on_thread(body, "mountfd-sockets")
+        return on_thread(body)
     except KernelError as error:
         calls.remark(f"holders: the network namespace of {pid} can't be entered ({error}): its table of names")
         return None

@@ -181,7 +181,7 @@ def _overlay(spec: MountSpec, options: Options, path: bytes) -> None:
         os.chdir(start)
         calls.mount(source, path, b"overlay", _flags(options), _short(data(start)))
 
-    on_thread(mount, "mountfd-layers")
+    on_thread(mount)
 
 
 def _lower(layers: Iterable[Layer], start: str) -> str:

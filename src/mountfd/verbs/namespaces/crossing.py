@@ -15,6 +15,7 @@ from sys import byteorder
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, MountfdError, from_errno, from_words
+from mountfd.verbs.threads import descriptor_by_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,9 +62,13 @@ def cross(namespace: OwnedFd, owner: UserNamespace, take: Callable[[int], int]) 
     a descriptor of /proc.
     Raises: Denied without CAP_SYS_ADMIN in the owner; what `take` raises.
     """
+    # Handlers run in the main thread alone: on another none can raise between the fork and the wait.
+    return descriptor_by_thread(lambda: _crossed(namespace, owner, take))
+
+
+def _crossed(namespace: OwnedFd, owner: UserNamespace, take: Callable[[int], int]) -> int:
     import socket  # noqa: PLC0415 (only for this)
 
-    from mountfd.verbs.run.following import end  # noqa: PLC0415
     from mountfd.verbs.run.inside import fork, guarded  # noqa: PLC0415
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -71,11 +76,7 @@ def cross(namespace: OwnedFd, owner: UserNamespace, take: Callable[[int], int]) 
         pid = fork()
         if pid == 0:
             guarded(there.fileno(), lambda: _child(namespace, owner, take, there))
-        try:
-            _await(pid)
-        except BaseException:
-            end(pid)
-            raise
+        _await(pid)
         return _received(here)
 
 

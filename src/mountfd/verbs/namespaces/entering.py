@@ -48,14 +48,32 @@ def enter_copy_of_host() -> None:
 
 
 def _take_root(root: Mount) -> None:
-    # pivot_root(2) takes no mount that stands nowhere, so it goes over "/" first; afterwards the old root is upon it.
+    with _renewed(root) as newer:
+        # pivot_root(2) takes no mount that stands nowhere, so it goes over "/" first; then the old root is upon it.
+        newer.attach("/")
+        calls.fchdir(newer.fileno())
+        try:
+            calls.pivot_root(b".", b".")
+        except KernelError as error:
+            if error.errno == EINVAL:
+                error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
+            raise
+        calls.umount2(b".", _MNT_DETACH)
+        calls.chroot(b".")
+
+
+def _renewed(root: Mount) -> Mount:
+    """Copy a detached mount in this namespace, and take it away.
+
+    listmount(2) of a foreign namespace finds the root only among ids above that of the hidden mount below it, and that
+    one was made when the namespace was. A clone can be cloned where it was made or where it is attached.
+    """
     root.attach("/")
     calls.fchdir(root.fileno())
+    newer = root.clone_fd(root.fileno(), recursive=True)
     try:
-        calls.pivot_root(b".", b".")
-    except KernelError as error:
-        if error.errno == EINVAL:
-            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
+        calls.umount2(b".", _MNT_DETACH)
+    except BaseException:
+        newer.close()
         raise
-    calls.umount2(b".", _MNT_DETACH)
-    calls.chroot(b".")
+    return newer

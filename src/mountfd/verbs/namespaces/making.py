@@ -21,8 +21,8 @@ from mountfd.abi.features import Feature, has
 from mountfd.abi.flags import Propagation
 from mountfd.errors import KernelError, NotDirectory
 from mountfd.handles.mount import Mount
-from mountfd.verbs.enter import on_thread
 from mountfd.verbs.namespaces.entering import enter_copy_of_host, rooted_at
+from mountfd.verbs.threads import descriptor_by_thread
 from mountfd.verbs.routes import choose
 
 __all__ = ["make", "route"]
@@ -46,14 +46,15 @@ def make(root: Mount) -> int:
     name = route()
     if name == "open_tree":
         flags = _OPEN_TREE_NAMESPACE | n.AT_EMPTY_PATH | n.AT_RECURSIVE | os.O_CLOEXEC
-        made: int = calls.open_tree(root.fileno(), b"", flags)
+        with _copied(root) as copy:  # the call alone leaves it in the peer groups of what it is a copy of
+            made: int = calls.open_tree(copy.fileno(), b"", flags)
         return made
     if name == "unshare":
         enter = enter_copy_of_host
     else:
         from mountfd.verbs.namespaces.template import enter_copy_of_template as enter  # noqa: PLC0415 (beside its use)
     with _copied(root) as copy:
-        return on_thread(lambda: rooted_at(copy, enter), "mountfd-namespace")
+        return descriptor_by_thread(lambda: rooted_at(copy, enter))
 
 
 def route() -> str:

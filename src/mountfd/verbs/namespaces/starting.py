@@ -12,6 +12,7 @@ from errno import ENOENT, ESRCH
 
 from mountfd.abi import calls
 from mountfd.errors import InvalidSpec, KernelError, MountfdError, from_errno
+from mountfd.verbs.threads import finish_on_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,27 +124,7 @@ class _Command:
             self._status = ended.si_status + (0 if ended.si_code == os.CLD_EXITED else _SIGNALLED)
 
     def by_thread(self, body: Callable[[], None]) -> int:
-        raised: list[BaseException] = []
-
-        def whole() -> None:
-            try:
-                body()
-            except BaseException as error:  # noqa: BLE001 (handed to the caller's thread, whatever it is)
-                raised.append(error)
-
-        thread = threading.Thread(target=whole, name="mountfd-run")
-        thread.start()
-        interruption: BaseException | None = None
-        while thread.is_alive():
-            try:
-                thread.join()
-            except BaseException as error:  # noqa: BLE001 (raised again as soon as the command has ended)
-                interruption = error
-                self._give_up()
-        if interruption is not None:
-            raise interruption
-        if raised:
-            raise raised.pop()  # popped, so that the exception's frames don't hold the exception
+        finish_on_thread(body, self._give_up)
         assert self._status is not None  # noqa: S101 (the thread has waited)
         return self._status
 

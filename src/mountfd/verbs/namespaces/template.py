@@ -10,8 +10,8 @@ from mountfd.abi import calls
 from mountfd.abi.features import Feature, has
 from mountfd.handles.context import FsContext
 from mountfd.handles.template import shared_template
-from mountfd.verbs.enter import on_thread
 from mountfd.verbs.namespaces.entering import enter_copy_of_host, rooted_at
+from mountfd.verbs.threads import descriptor_by_thread
 
 __all__ = ["enter_copy_of_template"]
 
@@ -36,4 +36,4 @@ def _made() -> int:
             made: int = calls.fsmount(context.fileno(), _FSMOUNT_CLOEXEC | _FSMOUNT_NAMESPACE, _RDONLY)
             return made
         with context.mount(_RDONLY) as ground:
-            return on_thread(lambda: rooted_at(ground, enter_copy_of_host), "mountfd-template")
+            return descriptor_by_thread(lambda: rooted_at(ground, enter_copy_of_host))

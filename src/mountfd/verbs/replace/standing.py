@@ -229,7 +229,7 @@ def _detach_by_directory(standing: Standing) -> None:
         calls.umount2(b".", _MNT_DETACH)
 
     if standing.is_directory:
-        on_thread(act, "mountfd-detach")
+        on_thread(act)
     else:
         calls.umount2(standing.raw, _MNT_DETACH)
 

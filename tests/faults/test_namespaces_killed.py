@@ -1,0 +1,127 @@
+"""Whoever is killed at whichever call: no mount, no process and no file stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mountfd
+from mountfd import Gone, Mount, MountfdError, MountNamespace, UserNamespace
+from mountfd.lowlevel import calls, drop_caches
+from mountfd.verbs.handing import lock_mount
+from tests.faults.stock import stock
+from tests.faults.test_killed import no_process_lives_on, orphanage
+from tests.support.inject import Watch, killing, watching
+from tests.support.layers import SHIFTED
+from tests.support.namespaces import ROUTES, bare_root, forced
+
+__all__ = ["orphanage"]
+
+
+def showing(place: Path) -> int:
+    """Count the mount namespaces of the machine that a filesystem is mounted in."""
+    status, found = place.stat(), 0
+    device = os.major(status.st_dev), os.minor(status.st_dev)
+    with MountNamespace.current() as own:
+        for namespace in own.others():
+            with namespace, contextlib.suppress(Gone):
+                found += any(mount.dev == device for mount in mountfd.mounts(namespace=namespace, fields=("dev",)))
+    return found
+
+
+def killed_at_each_call(act: Callable[[], None], place: Path, *, least: int) -> None:
+    act()
+    with watching(Watch()) as seen:
+        act()
+    before = stock()
+    assert showing(place) == 1
+    for number in range(1, len(seen.names) + 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                with watching(killing(number)):
+                    act()
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        # 1: it was the process that crosses, which counts on by itself, and this one said so.
+        assert status in (-signal.SIGKILL, 1), (number, seen.names[number - 1])
+        assert no_process_lives_on(), (number, seen.names[number - 1])
+        assert stock() == before, (number, seen.names[number - 1])
+        assert showing(place) == 1, (number, seen.names[number - 1])
+    assert len(seen.names) > least
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_while_one_is_made_and_a_command_runs(route: str, scratch: Path, orphanage: None) -> None:
+    root = bare_root(scratch / "root")
+
+    def act() -> None:
+        drop_caches()
+        with MountNamespace.new(root) as made:
+            assert made.run(["/bin/true"]) == 0
+
+    with forced(route):
+        killed_at_each_call(act, scratch, least=6)
+
+
+@pytest.mark.usefixtures("real_root")
+def test_while_one_is_made_for_another_user_namespace(scratch: Path, orphanage: None) -> None:
+    with UserNamespace.new(SHIFTED) as owner:
+
+        def act() -> None:
+            drop_caches()
+            MountNamespace.new(scratch, owner=owner).close()
+
+        killed_at_each_call(act, scratch, least=15)
+
+
+@pytest.mark.usefixtures("real_root")
+@pytest.mark.parametrize("name", ["openat", "setns", "unshare", "open_tree"])
+def test_the_child_that_crosses_is_killed(scratch: Path, name: str) -> None:
+    parent = os.getpid()
+
+    def decide(_count: int, called: str, _arguments: tuple[object, ...]) -> int:
+        if called == name and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    with UserNamespace.new(SHIFTED) as owner, Mount.clone(scratch) as mount:
+        lock_mount(mount, owner).close()
+        before = stock()
+        with watching(Watch(decide)), pytest.raises(MountfdError, match="was killed"):
+            lock_mount(mount, owner)
+        assert stock() == before
+
+
+@pytest.mark.usefixtures("real_root")
+def test_an_exception_of_a_handler_while_the_child_crosses(scratch: Path) -> None:
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    parent = os.getpid()
+
+    def decide(_count: int, called: str, _arguments: tuple[object, ...]) -> int:
+        if called == "unshare" and os.getpid() != parent:
+            os.kill(parent, signal.SIGALRM)
+        return 0
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with UserNamespace.new(SHIFTED) as owner:
+            MountNamespace.new(scratch, owner=owner).close()
+            held = stock()
+            with watching(Watch(decide)), pytest.raises(Alarm):
+                MountNamespace.new(scratch, owner=owner)
+            assert stock() == held
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert calls.watcher is None
