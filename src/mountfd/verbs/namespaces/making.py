@@ -22,8 +22,8 @@ from mountfd.abi.flags import Propagation
 from mountfd.errors import KernelError, NotDirectory
 from mountfd.handles.mount import Mount
 from mountfd.verbs.namespaces.entering import enter_copy_of_host, rooted_at
-from mountfd.verbs.threads import descriptor_by_thread
 from mountfd.verbs.routes import choose
+from mountfd.verbs.threads import descriptor_by_thread
 
 __all__ = ["make", "route"]
 

@@ -22,6 +22,7 @@ from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.model.param import Flag, String
 from mountfd.verbs.enter import take_ids
+from mountfd.verbs.run.ground import SIGHTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mountfd.model.command import Command
     from mountfd.verbs.run.furnish import Furnishing
 
-__all__ = ["arrange", "lay_out", "preload", "take_namespace_root"]
+__all__ = ["arrange", "lay_out", "preload", "take_ground", "take_namespace_root"]
 
 _NEWNS = 0x20000
 _ROOT = "/root"
@@ -51,19 +52,22 @@ def preload(command: Command) -> None:
         import struct  # noqa: F401, PLC0415
 
 
-def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[int, int]) -> None:
-    """Attach the root, and what stands in it, on a bare ground; this process's root is the ground then.
-
-    Arguments: owner, the host's ids of the inside's root, to whom the places belong that must be made.
-    """
-    assert root is not None  # noqa: S101 (prepared by whoever entered)
-    # In a user namespace a new /proc or /sys is allowed only while a complete one is in sight.
-    sights = {name: Mount.clone("/" + name) for name in ("proc", "sys")}
+def take_ground() -> None:
+    """Make a bare ground this process's root, with what must be in sight; the copy of the host's table goes."""
+    sights = {name: Mount.clone("/" + name) for name in SIGHTS}
     with FsContext.open("tmpfs").set(String("mode", "0755")) as context:
         _pivot(context.create().mount())
     for name, mount in sights.items():
         os.mkdir("/" + name)
         mount.attach("/" + name).close()
+
+
+def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[int, int]) -> None:
+    """Attach the root, and what stands in it, on the bare ground that is this process's root.
+
+    Arguments: owner, the host's ids of the inside's root, to whom the places belong that must be made.
+    """
+    assert root is not None  # noqa: S101 (prepared by whoever entered)
     os.mkdir(_ROOT)
     root.attach(_ROOT)
     with _own_namespace() as here:

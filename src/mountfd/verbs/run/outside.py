@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.errors import KernelError, unsupported
 from mountfd.handles.namespace import in_initial_user_namespace, shared_user_namespace
 from mountfd.model.command import DEFAULT_IDMAP
-from mountfd.verbs.run.arrange import lay_out, preload, take_namespace_root
+from mountfd.verbs.run.arrange import lay_out, preload, take_ground, take_namespace_root
 from mountfd.verbs.run.following import Vigil, end, follow
 from mountfd.verbs.run.furnish import furnish
+from mountfd.verbs.run.ground import tiny_ground
 from mountfd.verbs.run.hostroot import host_root, layered_root
 from mountfd.verbs.run.inside import FAILED, Scene, become_root, fork, guarded, keeper, namespaces, tell
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from mountfd.handles.fd import OwnedFd
     from mountfd.handles.mount import Mount
     from mountfd.handles.namespace import UserNamespace
     from mountfd.model.command import Command
@@ -69,19 +72,24 @@ def _start_as_root(scene: Scene, note: Callable[[str], None]) -> int:
         raise
     if command.idmap is not None:
         _hand_over_pipes(command.idmap)
-    pid = fork()
-    if pid == 0:
-        guarded(scene.report, lambda: keeper(scene, lambda: _enter(scene, namespace)))
+    with tiny_ground() if namespace is not None else nullcontext() as ground:
+        pid = fork()
+        if pid == 0:
+            guarded(scene.report, lambda: keeper(scene, lambda: _enter(scene, namespace, ground)))
     return pid
 
 
-def _enter(scene: Scene, namespace: UserNamespace | None) -> None:
+def _enter(scene: Scene, namespace: UserNamespace | None, ground: OwnedFd | None) -> None:
     if namespace is None:
         calls.unshare(namespaces(scene.command))
         _leave_the_hosts()
         return
-    calls.unshare(_NEWNS)
-    _leave_the_hosts()
+    if ground is not None:
+        calls.setns(ground.fileno(), _NEWNS)
+    else:
+        calls.unshare(_NEWNS)
+        _leave_the_hosts()
+        take_ground()
     idmap = scene.command.idmap
     assert idmap is not None  # noqa: S101 (the namespace was made of it)
     lay_out(scene.root, scene.furnishings, idmap.root)
