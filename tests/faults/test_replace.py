@@ -83,7 +83,7 @@ def test_each_call_fails(home: Path, errno: int, kernel: str, monkeypatch: pytes
             break
     assert number > 20
     # A call that was interrupted is made again; of a few the answer isn't needed.
-    assert refused == 0 if errno == EINTR else refused > number // 4, (refused, number)
+    assert refused == 0 if errno == EINTR else refused > 15, (refused, number)
 
 
 def test_where_the_old_one_cannot_be_taken_away_it_shows_and_the_next_one_ends_it(home: Path) -> None:

@@ -505,17 +505,79 @@ def test_what_is_no_mount_and_the_own_root_are_refused(stand: Stand) -> None:
     assert stand.shows() == "old"
 
 
-def test_a_peer_of_what_it_stands_on_is_refused(scratch: Path) -> None:
+@pytest.mark.parametrize("shape", ["of itself", "of what is around it", "upon what is around it"])
+def test_what_would_come_back_to_it_is_refused(scratch: Path, shape: str) -> None:
     home = fill(tmpfs(scratch / "w"), {"v": "base"})
     change(home, MS_SHARED)
-    peer = bind(fill(home / "peer"), home / "peer")
+    (home / "e/b").mkdir(parents=True)
+    (home / "peer").mkdir()
+    source, target = {
+        "of itself": (home / "peer", home / "peer"),
+        "of what is around it": (home, home / "peer"),
+        "upon what is around it": (home / "e", home / "e/b"),
+    }[shape]
+    bind(source, target)
     before = table(scratch)
-    with pytest.raises(KernelError) as caught:
-        replace(peer, fill(scratch / "new"))
-    assert caught.value.errno == EINVAL
-    assert "is a peer of the mount that it stands on" in str(caught.value.hint)
+    with pytest.raises(InvalidSpec, match="would come back to it"):
+        replace(target, fill(scratch / "new"))
     assert table(scratch) == before
+    assert any("would come back" in line for line in plan(target))
     umount(home, MNT_DETACH)
+
+
+def test_a_bind_of_a_part_of_the_same_filesystem_is_none_of_these(scratch: Path) -> None:
+    home = fill(tmpfs(scratch / "w"), {"v": "base"})
+    change(home, MS_SHARED)
+    target = bind(fill(home / "v1", {"v": "old"}), home / "t")
+    with replace(target, fill(home / "v2", {"v": "new"})):
+        assert (target / "v").read_text() == "new"
+    umount(home, MNT_DETACH)
+
+
+def test_a_private_one_on_a_shared_one_is_replaced_for_those_who_received_it(scratch: Path) -> None:
+    home = tmpfs(scratch / "w")
+    change(home, MS_SHARED)
+    peer = bind(home, scratch / "peer")
+    target = fill(tmpfs(home / "t"), {"v": "old"})
+    change(target, MS_PRIVATE)
+    before = table(scratch)
+    for number in range(3):
+        with replace(target, fill(scratch / f"new{number}", {"v": str(number)})):
+            assert [(place / "t/v").read_text() for place in (home, peer)] == [str(number)] * 2
+        assert not lookup(target).peer_group
+    assert len(table(scratch)) == len(before)
+    umount(peer, MNT_DETACH)
+    umount(home, MNT_DETACH)
+
+
+def test_a_replacement_during_a_check_is_noticed(stand: Stand) -> None:
+    fill(stand.target / "later")
+    with pytest.raises(InvalidSpec, match="came or went"):
+        replace(stand.target, stand.home / "new", check=lambda _: bool(tmpfs(stand.target / "later")))
+    assert stand.shows() == "old"
+    umount(stand.target / "later")
+
+
+def test_what_was_moved_upon_a_newer_one_is_no_half_replacement(scratch: Path) -> None:
+    live = fill(tmpfs(scratch / "x"), {"v": "live"})
+    calls.mount(None, bytes(live), None, 0x20 | 0x1000 | 0x400 | 0x800, None)  # noatime, nodiratime
+    fill(tmpfs(scratch / "t"), {"v": "under"})
+    move(live, scratch / "t")
+    with pytest.raises(MountfdError):
+        replace(scratch / "t", fill(scratch / "new"), check=lambda _: False)
+    assert (scratch / "t/v").read_text() == "live"
+    umount(scratch / "t")
+    umount(scratch / "t")
+
+
+def test_an_unbindable_mount_further_down_is_refused_too(stand: Stand) -> None:
+    sub = tmpfs(fill(stand.target / "sub"))
+    deep = tmpfs(fill(sub / "deep"))
+    change(deep, 1 << 17)
+    with pytest.raises(InvalidSpec, match="unbindable"):
+        replace(stand.target, stand.home / "new")
+    umount(deep)
+    umount(sub)
 
 
 def test_the_bare_call_has_its_own_hint(stand: Stand) -> None:

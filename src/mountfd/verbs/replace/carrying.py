@@ -11,12 +11,15 @@ import os
 from errno import EINVAL, ENOENT, ENOTDIR
 
 from mountfd.abi import calls
+from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has
 from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError
+from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.handles.root import Root
 from mountfd.verbs.enter import in_private_namespace
+from mountfd.verbs.query.place import FOLLOW, HERE, id_of
 from mountfd.verbs.replace.bystanders import with_mounts_of_its_own
 
 TYPE_CHECKING = False
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from mountfd.model.info import MountInfo
     from mountfd.verbs.replace.standing import Standing
 
-__all__ = ["Carried", "points_of"]
+__all__ = ["Carried", "is_made_here", "points_of"]
 
 _MNT_DETACH = 2
 _NO_PLACE = (ENOENT, ENOTDIR, EINVAL)  # the last: a directory is no place for a file, nor a file for a directory
@@ -57,20 +60,17 @@ class Carried:
         self._forgiving = forgiving
         self._home = standing.info.point or "/"
         self.private: list[Mount] = []
-        stacks = []
-        for stack in _stacks(standing, rows, without):
-            stuck = [row for row in stack if (row.propagation or 0) & Propagation.UNBINDABLE]
-            if not stuck:
-                stacks.append(stack)
-            elif not forgiving:
-                raise InvalidSpec(
-                    f"the mount at {stuck[0].point!r} is unbindable, so it can't come along", part="submounts"
-                )
+        stuck = [row for row in rows if (row.propagation or 0) & Propagation.UNBINDABLE and row.id not in without]
+        if stuck and not forgiving:
+            raise InvalidSpec(
+                f"the mount at {stuck[0].point!r} is unbindable, so it can't come along", part="submounts"
+            )
+        stacks = [stack for stack in _stacks(standing, rows, without) if not any(row in stuck for row in stack)]
         points = [stack[0].point or "" for stack in stacks]
         plain = all(len(stack) == 1 for stack in stacks) and not any(
             point.startswith(f"{other}/") for point in points for other in points
         )
-        made = _clone_each(stacks) if plain else in_private_namespace(lambda: _take_apart(stacks))
+        made = _clone_each(standing, stacks) if plain else _clone_apart(standing, stacks)
         bearing = with_mounts_of_its_own(rows) if standing.is_parent_shared else ()
         for _, clone in made:
             held.enter_context(clone)
@@ -88,7 +88,7 @@ class Carried:
 
         Raises: Missing, NotDirectory where the new mount has no such place.
         """
-        if has(Feature.MOUNT_INSIDE_DETACHED) and _is_made_here(new):
+        if has(Feature.MOUNT_INSIDE_DETACHED) and is_made_here(new):
             self._attach(new)
             return new
 
@@ -123,7 +123,8 @@ class Carried:
         return len(self._clones) or self._count
 
 
-def _is_made_here(detached: Mount) -> bool:
+def is_made_here(detached: Mount) -> bool:
+    """Say whether a detached mount can be cloned and built upon: not one that was made in another namespace."""
     try:
         Mount.clone_fd(detached.fileno()).close()
     except KernelError as error:
@@ -157,16 +158,33 @@ def _stacks(standing: Standing, rows: list[MountInfo], without: Collection[int] 
     return stacks
 
 
-def _clone_each(stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
+def _clone_each(standing: Standing, stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
     made: list[tuple[MountInfo, Mount]] = []
     try:
         for (row,) in stacks:
-            made.append((row, Mount.clone(row.point or "", recursive=True)))
+            # From the old mount itself, since the path that leads there may mean another one by now.
+            within = os.fsencode(os.path.relpath(row.point or "/", standing.info.point or "/"))
+            with OwnedFd(calls.openat(standing.fd, within, os.O_PATH | os.O_CLOEXEC, 0)) as place:
+                _want(row, id_of(place.fileno(), b"", HERE))
+                made.append((row, Mount.clone_fd(place.fileno(), recursive=True)))
     except BaseException:
         for _, clone in made:
             clone.close()
         raise
     return made
+
+
+def _want(row: MountInfo, number: int) -> None:
+    if number != row.id:
+        raise InvalidSpec(f"{row.point!r} was changed meanwhile: try again", part="submounts")
+
+
+def _clone_apart(standing: Standing, stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
+    point = os.fsencode(standing.info.point or "/")
+    if id_of(n.AT_FDCWD, point, FOLLOW) != standing.number:
+        hint = "its own path leads to another mount now, and what is stacked below it can only be reached by that"
+        raise InvalidSpec(f"{standing.target!r} is hidden: {hint}", part="target")
+    return in_private_namespace(lambda: _take_apart(stacks))
 
 
 def _take_apart(stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:

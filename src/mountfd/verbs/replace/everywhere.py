@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from mountfd.errors import InvalidSpec, MountfdError
 from mountfd.verbs.enter import in_namespace
 from mountfd.verbs.replace.building import build, copy
+from mountfd.verbs.replace.carrying import is_made_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def in_each(
     done: list[Previous] = []
     with ExitStack() as held:
         made = held.enter_context(build(new))
+        if len(namespaces) > 1 and not is_made_here(made):
+            raise InvalidSpec(
+                "a mount that was made in another namespace can be attached in one, not in several", part="new"
+            )
         for count, namespace in enumerate(namespaces):
             try:
                 done.append(held.enter_context(_there(namespace, made, act)))

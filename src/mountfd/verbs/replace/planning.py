@@ -6,10 +6,10 @@ from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec
 from mountfd.verbs.query import mounts
 from mountfd.verbs.query.asking import ask, mask_of
-from mountfd.verbs.replace.bystanders import refuse_bystanders
+from mountfd.verbs.replace.bystanders import receiving_groups, refuse_bystanders, refuse_returning
 from mountfd.verbs.replace.carrying import points_of
 from mountfd.verbs.replace.standing import Standing
-from mountfd.verbs.replace.switching import route
+from mountfd.verbs.replace.switching import check_submounts, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ def plan(target: StrPath, *, submounts: str = "carry") -> list[str]:
 
     Arguments: as of `replace`. Raises: InvalidSpec for what can't be replaced at all.
     """
+    check_submounts(submounts)
     with Standing(target) as standing:
         info, below = ask(standing.number, mask_of(("id", "fstype", "source"))), standing.below()
         lines = [f"{standing.target}: the {info.fstype} mount {info.id} ({info.source or 'no source'}) would go"]
         if standing.is_half_replaced():
             lines.append("an earlier replacement was never ended: that would be done first")
+        lines += _about_refusals(standing, below, submounts)
         lines += _about_mounts_below(standing, below, submounts)
         lines.append(_about_route())
         lines += _about_others(standing)
@@ -45,11 +47,17 @@ def _about_mounts_below(standing: Standing, below: list[MountInfo], submounts: s
     stuck = [row.point for row in below if (row.propagation or 0) & Propagation.UNBINDABLE]
     if submounts == "carry":
         lines += [f"{point} is unbindable, so it would be refused" for point in stuck]
-        try:
-            refuse_bystanders(standing, below)
-        except InvalidSpec as error:
-            lines.append(f"it would be refused: {error}")
     return lines
+
+
+def _about_refusals(standing: Standing, below: list[MountInfo], submounts: str) -> list[str]:
+    try:
+        refuse_returning(standing, below)
+        if submounts != "refuse":
+            refuse_bystanders(standing, below)
+    except InvalidSpec as error:
+        return [f"it would be refused: {error}"]
+    return []
 
 
 def _about_route() -> str:
@@ -66,13 +74,7 @@ def _about_others(standing: Standing) -> list[str]:
     if not parent.peer_group:
         return ["nobody else receives it: the mount that it stands on is not shared"]
     rows = mounts(namespace="all", fields=("ns_id", "peer_group", "master"))
-    groups, found = {parent.peer_group}, set[int | None]()
-    grown = True
-    while grown:
-        taken = [row for row in rows if row.peer_group in groups or row.master in groups]
-        found |= {row.ns_id for row in taken}
-        fresh = {row.peer_group for row in taken if row.peer_group} - groups
-        groups |= {number for number in fresh if number}
-        grown = bool(fresh)
+    groups = receiving_groups(parent.peer_group, rows)
+    found = {row.ns_id for row in rows if not groups.isdisjoint((row.peer_group, row.master))}
     others = len(found - {parent.ns_id})
     return [f"{others} other mount namespaces receive it, and would switch in the same instant"]

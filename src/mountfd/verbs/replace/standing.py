@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Standing", "detach_top", "rows_below"]
 
-_FIELDS = mask_of(("id", "parent_id", "point", "attrs", "propagation", "peer_group"))
-_BELOW = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group"))
-_BENEATH = mask_of(("id", "propagation", "peer_group", "ns_id"))
+_FIELDS = mask_of(("id", "parent_id", "point", "root", "attrs", "propagation", "peer_group", "master"))
+_BELOW = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group", "master"))
+_BENEATH = mask_of(("id", "point", "root", "propagation", "peer_group", "ns_id"))
 _PATH = os.O_PATH | os.O_CLOEXEC
 _PRIVATE, _SHARED = 1 << 18, 1 << 20
-_NODIRATIME = 0x80
+_NODIRATIME, _ATIME = 0x80, 0x70
+_MARK = 0x20 | _NODIRATIME  # MOUNT_ATTR_STRICTATIME
 _MNT_DETACH = 2
 _CLONE_FS = 0x200
 _FEW = 64
@@ -65,7 +66,8 @@ class Standing:
             # Looked at several times each: members of an enum are made anew, and are slow to ask.
             self.is_shared = bool(int(self.info.propagation or 0) & _SHARED)
             self.is_parent_shared = self.parent is not None and bool(int(self.parent.propagation or 0) & _SHARED)
-            self._is_marked = bool(int(self.info.attrs or 0) & _NODIRATIME)
+            self._attrs = int(self.info.attrs or 0)
+            self._is_marked = self._attrs & _MARK == _MARK
         except BaseException:
             self.close()
             raise
@@ -81,6 +83,11 @@ class Standing:
         try:
             self.info = ask(self.number, _FIELDS)
         except Missing as error:
+            if self.is_shown():
+                hint = "enter that one, or name it by `namespaces`"
+                raise InvalidSpec(
+                    f"{self.target!r} stands in another mount namespace: {hint}", part="target"
+                ) from error
             raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
         if self.info.point in (None, "/") and self.number == id_of(n.AT_FDCWD, b"/", HERE):
             raise InvalidSpec(f"{self.target!r} is the root of this process: that one stays", part="target")
@@ -106,17 +113,18 @@ class Standing:
         """
         if self.parent is None or not self._is_marked or (self.parent.id or 0) < self.number:
             return False
-        return ask(self.parent.id or 0, mask_of(("point",))).point == self.info.point
+        return self.parent.point == self.info.point
 
     def mark(self) -> bool:
-        """Mark it as about to go, by the attribute that means least; say whether that was to be done.
+        """Mark it as about to go, by two attributes that nobody has together; say whether that was to be done.
 
-        It goes with the mount. Where it is locked, as in a user namespace, what is killed half-way stays so.
+        For the moment that it has left it keeps access times more strictly, and not for directories. Where it is
+        locked, as in a user namespace, what is killed half-way stays so.
         """
         if self._is_marked:
             return False
         try:
-            self._set(MountAttr(_NODIRATIME, 0, 0, 0))
+            self._set(MountAttr(_MARK, _ATIME, 0, 0))
         except KernelError as error:
             if error.errno != EPERM:
                 raise
@@ -126,7 +134,8 @@ class Standing:
 
     def unmark(self) -> None:
         """Take the mark away, where nothing came of it."""
-        self._set(MountAttr(0, _NODIRATIME, 0, 0))
+        before = self._attrs & (_ATIME | _NODIRATIME)
+        self._set(MountAttr(before, (_ATIME | _NODIRATIME) & ~before | _ATIME, 0, 0))
 
     def _set(self, change: MountAttr, flags: int = 0) -> None:
         size = n.MOUNT_ATTR_SIZE_VER0

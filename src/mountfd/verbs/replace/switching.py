@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from errno import EINVAL
 
@@ -13,9 +14,10 @@ from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError, MountfdError
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
+from mountfd.verbs.enter import on_thread
 from mountfd.verbs.query.asking import list_below
 from mountfd.verbs.replace.building import build, copy
-from mountfd.verbs.replace.bystanders import refuse_bystanders
+from mountfd.verbs.replace.bystanders import refuse_bystanders, refuse_returning
 from mountfd.verbs.replace.carrying import Carried
 from mountfd.verbs.replace.standing import Standing, detach_top
 from mountfd.verbs.replace.waiting import alone, wait_for_users
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     Submounts: TypeAlias = Literal["carry", "drop", "refuse"]
     Check: TypeAlias = Callable[[Mount], object]
 
-__all__ = ["Previous", "replace", "route"]
+__all__ = ["Previous", "check_submounts", "replace", "route"]
 
 _ROUTES = {"beneath": lambda: has(Feature.MOVE_MOUNT_BENEATH), "gap": lambda: True}
 _PRIVATE = 1 << 18
@@ -69,9 +71,8 @@ class Previous(Mount):
         from mountfd.verbs.holders import holders  # noqa: PLC0415 (only when asked)
 
         # Who stands in the way of unmounting it is nobody any more, since it is unmounted.
-        return [
-            holder for holder in holders(id=self.old_id) if holder.blocks is not None and holder.kind not in _OTHERS
-        ]
+        seen = [each for each in holders(id=self.old_id) if each.blocks is not None and each.kind not in _OTHERS]
+        return [each for each in seen if not (each.is_own and each.fd == self.fileno())]
 
 
 class Order:
@@ -133,8 +134,7 @@ def replace(  # noqa: PLR0913 (what to replace, by what, and four choices)
     `mount` and the checks raise.
     Calls: move_mount(2) with MOVE_MOUNT_BENEATH, umount2(2) with MNT_DETACH; Linux 6.8, with mounts below best 6.15.
     """
-    if submounts not in _SUBMOUNTS:
-        raise InvalidSpec(f"submounts is one of {', '.join(_SUBMOUNTS)}, not {submounts!r}", part="submounts")
+    check_submounts(submounts)
     order = Order(submounts, check, check_after, allow_gap=allow_gap, wait=wait, beneath=route() == "beneath")
     if namespaces is not None:
         order.is_elsewhere = True
@@ -142,6 +142,12 @@ def replace(  # noqa: PLR0913 (what to replace, by what, and four choices)
 
         return in_each(list(namespaces), new, lambda made: _replace(target, made, order), progress)
     return _replace(target, new, order)
+
+
+def check_submounts(submounts: str) -> None:
+    """Raise InvalidSpec for a word that says nothing about the mounts below."""
+    if submounts not in _SUBMOUNTS:
+        raise InvalidSpec(f"submounts is one of {', '.join(_SUBMOUNTS)}, not {submounts!r}", part="submounts")
 
 
 def route() -> str:
@@ -172,7 +178,8 @@ def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> t
         if order.only and standing.number != order.only:
             raise InvalidSpec(f"{standing.target!r} was changed meanwhile by somebody else", part="target")
         rows = standing.below()
-        if rows and order.submounts == "carry":
+        refuse_returning(standing, rows)
+        if rows and order.submounts != "refuse":
             refuse_bystanders(standing, rows)
         carried = _carry(standing, rows, order, passing)
         if made.id < standing.number:  # the one that it will replace came after it was made
@@ -183,6 +190,10 @@ def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> t
         wait_for_users(standing, order.wait)
         if order.check is not None or order.wait or rows:
             standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
+            if {row.id for row in standing.below()} != {row.id for row in rows}:
+                raise InvalidSpec(
+                    f"mounts below {standing.target!r} came or went meanwhile: try again", part="submounts"
+                )
         previous = _copy_of(standing, recursive=order.submounts == "drop")
         try:
             previous.old_id, previous.carried, previous.gap = standing.number, len(carried or ()), not order.beneath
@@ -260,21 +271,40 @@ def _own(made: Mount, carried: Carried | None) -> set[int]:
 
 # --- the two steps -------------------------------------------------------------------------------------------------
 def _beneath(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
-    private = [] if standing.is_shared else [made]
-    private = [*private, *(carried.private if carried is not None else ())] if standing.is_parent_shared else []
+    if _may_be_interrupted():
+        on_thread(lambda: _tuck_and_detach(standing, made, carried, alone=alone))
+        return
     before = calls.block_signals()
     try:
-        _tuck(standing, made)
-        try:
-            # Where the parent is shared, the kernel made the whole tree shared that was attached there.
-            for mount in private:
-                mount.set(propagation=Propagation.PRIVATE)
-            if alone and not standing.is_parent_shared:
-                standing.keep_to_itself()
-        finally:
-            detach_top(standing)
+        _tuck_and_detach(standing, made, carried, alone=alone)
     finally:
         calls.restore_signals(before)
+
+
+def _may_be_interrupted() -> bool:
+    """Say whether a signal handler may run here though this thread blocks signals: others may take them for it."""
+    threading = sys.modules.get("threading")
+    return threading is not None and threading.active_count() > 1
+
+
+def _tuck_and_detach(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
+    _tuck(standing, made)
+    try:
+        if alone and not standing.is_parent_shared:
+            standing.keep_to_itself()
+    finally:
+        detach_top(standing)
+    _restore_privacy(standing, made, carried)
+
+
+def _restore_privacy(standing: Standing, made: Mount, carried: Carried | None) -> None:
+    """Make private again what was private: where the parent is shared, the kernel makes shared what is attached there.
+
+    Not before the old one is gone: it goes where the new one is shared to.
+    """
+    if standing.is_parent_shared:
+        for mount in [*([] if standing.is_shared else [made]), *(carried.private if carried is not None else ())]:
+            mount.set(propagation=_PRIVATE)
 
 
 def _tuck(standing: Standing, made: Mount) -> None:
@@ -292,9 +322,9 @@ def _tuck(standing: Standing, made: Mount) -> None:
         raise
 
 
-def _with_gap(standing: Standing, made: Mount, _carried: Carried | None, *, alone: bool) -> None:
+def _with_gap(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
     """Take the old one away and attach the new one at once: as short a gap as there can be."""
-    raw = os.fsencode(standing.target)
+    raw = os.fsencode(standing.info.point or standing.target)  # what was given may lead into the old one
     with _copy_of(standing, recursive=True) as old:
         before = calls.block_signals()
         try:
@@ -309,6 +339,7 @@ def _with_gap(standing: Standing, made: Mount, _carried: Carried | None, *, alon
                 except KernelError:
                     _attach_at(raw, old)
                     raise
+            _restore_privacy(standing, made, carried)
         finally:
             calls.restore_signals(before)
 

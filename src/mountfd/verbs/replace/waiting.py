@@ -9,7 +9,7 @@ from errno import EAGAIN, EBUSY
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import Gone, KernelError, from_errno
+from mountfd.errors import Denied, Gone, KernelError, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.verbs.replace.standing import Standing
 
@@ -46,15 +46,30 @@ def alone(target: StrPath) -> Iterator[Standing]:
         with found as standing:
             point = standing.info.point or os.path.realpath(standing.target)
             folder = os.path.dirname(os.fsencode(point))
-            with OwnedFd(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0)) as lock:
-                _lock(lock, folder, standing, deadline)
+            with _opened(folder) as lock:
+                if lock is not None:
+                    _lock(lock, folder, standing, deadline)
                 try:
                     if standing.is_shown():  # or another one was faster, and there is another mount to be replaced
                         yield standing
                         return
                 finally:
                     # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
-                    calls.flock(lock.fileno(), _LOCK_UN)
+                    if lock is not None:
+                        calls.flock(lock.fileno(), _LOCK_UN)
+
+
+@contextmanager
+def _opened(folder: bytes) -> Iterator[OwnedFd | None]:
+    """Open a directory to lock it; None for one that may only be walked through: then nobody waits for anybody."""
+    try:
+        lock = OwnedFd(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0))
+    except Denied:
+        calls.remark(f"replace: {os.fsdecode(folder)!r} can't be read, so other replacements there aren't kept waiting")
+        yield None
+        return
+    with lock:
+        yield lock
 
 
 def _lock(lock: OwnedFd, folder: bytes, standing: Standing, deadline: float) -> None:
