@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.need import need_real_root
+from mountfd import Feature, has
+from tests.support.need import need, need_real_root
 
 ROUTES = ("descriptor", "path", "string")
+_NEEDS = {"descriptor": Feature.OVERLAY_LAYER_DETACHED, "path": Feature.OVERLAY_LAYER_APPEND, "string": Feature.OVERLAY}
 
 
 @pytest.fixture(params=ROUTES)
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force one route of assemble after the other."""
+    """Force one route of assemble after the other, as far as the kernel has it."""
     name: str = request.param
+    feature = _NEEDS[name]
+    need(has(feature), f"{feature.name} (Linux {feature.since})")
     monkeypatch.setenv("MOUNTFD_ROUTE", f"assemble:{name}")
     return name
 

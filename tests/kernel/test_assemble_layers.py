@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mountfd import Attr, FsContext, IdMap, InvalidSpec, Layer, Mount, Overlay, assemble, param
+from mountfd import Attr, Feature, FsContext, IdMap, InvalidSpec, Layer, Mount, Overlay, assemble, has, param
+from mountfd.abi import features
 from mountfd.lowlevel import calls
 from tests.support import private
 from tests.support.inject import Watch, lacking, watching
@@ -26,6 +27,8 @@ from tests.support.layers import (
     table,
     working_directory,
 )
+from tests.support.mounting import bind, umount
+from tests.support.need import need
 
 pytestmark = pytest.mark.usefixtures("real_root")
 
@@ -352,6 +355,7 @@ def test_kept_clone_on_a_kernel_that_cannot_copy_it(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, forced: str
 ) -> None:
     """Before 6.15 the caller's detached mount is borrowed, and detached again when the overlay is made."""
+    need(forced == "string" or has(Feature.OVERLAY_LAYER_APPEND), "OVERLAY_LAYER_APPEND (Linux 6.8)")
     monkeypatch.setenv("MOUNTFD_ROUTE", f"assemble:{forced}")
     layers(scratch, 2)
     with Mount.clone(scratch) as store:
@@ -373,6 +377,35 @@ def test_kept_clone_on_a_kernel_that_cannot_copy_it(
         assert not os.get_inheritable(number)
         with attached(store, scratch / "here") as point:
             assert (point / "l0/own0").read_text() == "0"
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["all", "one below a mount of its own"])
+def test_kept_clone_is_idmapped_on_a_kernel_that_cannot_copy_it(
+    route: str, scratch: Path, monkeypatch: pytest.MonkeyPatch, *, single: bool
+) -> None:
+    """Before 6.15 the caller's detached mount is attached where nobody sees it, for as long as it is cloned."""
+    monkeypatch.setattr(features, "_found", {**features._found, "CLONE_DETACHED": False})
+    layers(scratch, 2)
+    if single:
+        bind(scratch / "l1", scratch / "l1")
+    before = Path("/proc/self/mountinfo").read_bytes()
+    with Mount.clone(scratch, recursive=single) as store:
+        number, refused = store.fileno(), [True]
+
+        def decide(_count: int, name: str, _arguments: tuple[object, ...]) -> int:
+            return EINVAL if name == "open_tree" and refused and refused.pop() else 0
+
+        overlay = Overlay([Layer(f"l{i}", base=store) for i in range(2)], idmap=SHIFTED)
+        for _ in range(2):
+            refused[:] = [True]
+            with watching(Watch(decide)), assembled(overlay) as root:
+                assert content(root)["own1"] == "1"
+                assert owner(inside(root) / "own0")[0] == 100000
+            assert not refused
+        assert (store.fileno(), os.get_inheritable(number)) == (number, False)
+        assert Path("/proc/self/mountinfo").read_bytes() == before
+    if single:
+        umount(scratch / "l1")
 
 
 # --- other kernels -------------------------------------------------------------------------------------------------

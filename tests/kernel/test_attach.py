@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mountfd import Denied, InvalidSpec, KernelError, Missing, Mount
+from mountfd import Denied, Feature, InvalidSpec, KernelError, Missing, Mount, NotSupported, has
+from mountfd.abi import features
 from tests.support import private
+from tests.support.inject import lacking, watching
 from tests.support.layers import fill, line_of, table
-from tests.support.need import need_real_root
+from tests.support.need import need, need_real_root
 from tests.support.others import NOBODY, in_child
 
 
@@ -83,7 +85,24 @@ def test_file_and_directory_do_not_fit(scratch: Path) -> None:
     assert private.unmounted(scratch / "g")
 
 
+@pytest.mark.parametrize("by", ["path", "descriptor"])
+def test_beneath_on_a_kernel_that_cannot_is_named(scratch: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    monkeypatch.setattr(features, "_found", {**features._found, "MOVE_MOUNT_BENEATH": False})
+    point = os.open(scratch, os.O_PATH)
+    try:
+        with (
+            Mount.clone(scratch) as mount,
+            watching(lacking("move_mount", errno=EINVAL)),
+            pytest.raises(NotSupported) as caught,
+        ):
+            mount.attach(scratch, beneath=True) if by == "path" else mount.attach_fd(point, beneath=True)
+    finally:
+        os.close(point)
+    assert caught.value.feature == "MOVE_MOUNT_BENEATH"
+
+
 def test_beneath(scratch: Path) -> None:
+    need(has(Feature.MOVE_MOUNT_BENEATH), "MOVE_MOUNT_BENEATH (Linux 6.5)")
     point = fill(scratch / "point")
     old, new = fill(scratch / "old", {"old": ""}), fill(scratch / "new", {"new": ""})
     with Mount.clone(old) as mount:
@@ -97,6 +116,7 @@ def test_beneath(scratch: Path) -> None:
 
 
 def test_beneath_nothing(scratch: Path) -> None:
+    need(has(Feature.MOVE_MOUNT_BENEATH), "MOVE_MOUNT_BENEATH (Linux 6.5)")
     point = fill(scratch / "point")
     with Mount.clone(scratch) as mount, pytest.raises(KernelError) as caught:
         mount.attach(point, beneath=True)

@@ -21,7 +21,7 @@ from tests.support.need import need
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["unpacked"]
+__all__ = ["depends", "unpacked"]
 
 _A_DAY = 24 * 60 * 60
 _KEYRINGS = (
@@ -66,13 +66,8 @@ def unpacked(package: str, suite: str = "sid") -> Path:
     The archive is asked once a day; without a network, what is there already serves. Skips the test when there is
     neither, and raises RuntimeError when the archive's signature can't be verified.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    home = Path(cache, "mountfd", "debian", suite)
+    home = _home(suite)
     current = home / "current" / package
-    try:
-        current.parent.mkdir(parents=True, exist_ok=True)
-    except PermissionError:
-        need(False, "a cache directory that can be written to")
     with _locked(home / "lock"):
         if current.is_dir() and time.time() - current.lstat().st_mtime < _A_DAY:
             return current.resolve()
@@ -83,6 +78,46 @@ def unpacked(package: str, suite: str = "sid") -> Path:
             current.symlink_to(found)
     need(current.is_dir(), "network to a Debian archive")
     return current.resolve()
+
+
+def depends(package: str, suite: str, *prefixes: str) -> list[str]:
+    """Name the packages with these beginnings that the suite's current version of a package depends on, at any depth.
+
+    The archive is asked once a day; without a network, what it said before serves. Skips the test when there
+    is neither.
+    """
+    home = _home(suite)
+    kept = home / "current" / f"{package}.depends"
+    with _locked(home / "lock"):
+        if not kept.is_file() or time.time() - kept.stat().st_mtime >= _A_DAY:
+            archive = _archive() if shutil.which("apt-get") else None
+            if archive is not None and _update(archive, suite, home / "apt"):
+                found = _depends(home / "apt", package)
+                if found:
+                    kept.write_text("\n".join(found))
+    need(kept.is_file(), f"network to a Debian archive that has {package} of {suite}")
+    return [name for name in kept.read_text().split() if name.startswith(prefixes)]
+
+
+def _depends(root: Path, package: str) -> list[str]:
+    weak = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
+    line = ["apt-cache", "-c", str(root / "apt.conf"), "depends", "--recurse", *weak, package]
+    done = subprocess.run(
+        line, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, check=False, timeout=600
+    )
+    lines = [] if done.returncode else done.stdout.splitlines()
+    return sorted({line for line in lines if line[:1].isalnum()} - {package})  # indented are the reasons
+
+
+def _home(suite: str) -> Path:
+    """Make the directory that keeps what is known and unpacked of a suite."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = Path(cache, "mountfd", "debian", suite)
+    try:
+        (home / "current").mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        need(False, "a cache directory that can be written to")
+    return home
 
 
 @contextlib.contextmanager

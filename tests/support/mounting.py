@@ -20,7 +20,9 @@ MS_BIND, MS_MOVE, MS_REC, MS_REMOUNT, MS_RDONLY = 0x1000, 0x2000, 0x4000, 0x20, 
 MS_SHARED, MS_PRIVATE, MS_SLAVE = 1 << 20, 1 << 18, 1 << 19
 MNT_DETACH = 2
 
-both_routes = pytest.mark.parametrize("route", ["fanotify", "polling"])
+# Skipped before the test has mounted anything.
+_fanotify = pytest.mark.skipif(not mountfd.has(Feature.FANOTIFY_MOUNTS), reason="missing: FAN_REPORT_MNT (Linux 6.15)")
+both_routes = pytest.mark.parametrize("route", [pytest.param("fanotify", marks=_fanotify), "polling"])
 
 
 def tmpfs(point: Path) -> Path:

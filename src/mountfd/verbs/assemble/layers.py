@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mountfd.model.idmap import IdMap
     from mountfd.model.overlay import Layer, Overlay
 
-__all__ = ["Placed"]
+__all__ = ["Placed", "clone_for"]
 
 _ATTR_RDONLY = 1
 
@@ -322,7 +322,7 @@ class Placed:
     def _keep(self, fd: int, idmap: IdMap | None, layer: Layer) -> Mount:
         """Clone what a descriptor names, idmapped and read-only if an idmap is given."""
         try:
-            clone = _clone(fd, layer)
+            clone = clone_for(fd, layer)
             self.clones.append(clone)
             if idmap is not None:
                 clone.idmap_and_set(idmap, _ATTR_RDONLY)
@@ -331,7 +331,8 @@ class Placed:
         return clone
 
 
-def _clone(fd: int, layer: Layer) -> Mount:
+def clone_for(fd: int, layer: Layer) -> Mount:
+    """Clone what a descriptor names, for a layer; its base may be a detached mount also before Linux 6.15."""
     try:
         return Mount.clone_fd(fd)
     except KernelError as error:

@@ -29,6 +29,7 @@ from mountfd.verbs.assemble.finding import (
     open_directory,
     open_to_read,
 )
+from mountfd.verbs.assemble.layers import clone_for
 from mountfd.verbs.enter import on_thread, take_ids
 
 TYPE_CHECKING = False
@@ -137,7 +138,7 @@ class Pair:
 
     def _clone(self, fd: int, upper: Layer) -> int:
         try:
-            self.clone = Mount.clone_fd(fd)
+            self.clone = clone_for(fd, upper)
             if upper.idmap is not None:
                 self.clone.idmap(upper.idmap)
         except KernelError as error:

@@ -127,10 +127,7 @@ def clone_of_detached(base: Mount, fd: int) -> Mount:
 
     def act() -> Mount:
         borrowed.attach("/")
-        try:
-            return Mount.clone_fd(fd)
-        finally:
-            _give_back(borrowed)
+        return _then(lambda: Mount.clone_fd(fd), lambda: _give_back(borrowed))
 
     borrowed = Mount(base.fileno())
     try:
@@ -141,13 +138,28 @@ def clone_of_detached(base: Mount, fd: int) -> Mount:
 
 
 def _perform(stage: Stage, act: Callable[[Stage], Mount], borrowed: dict[int, Mount]) -> Mount:
-    stage.raise_curtain()
-    try:
-        return act(stage)
-    finally:
+    def give_back() -> None:
         for number, mount in borrowed.items():
             if stage.was_attached(number):
                 _give_back(mount)
+
+    stage.raise_curtain()
+    return _then(lambda: act(stage), give_back)
+
+
+def _then(make: Callable[[], Mount], tidy: Callable[[], None]) -> Mount:
+    """Make a mount and tidy up in any case; what was made is closed where tidying up fails."""
+    try:
+        made = make()
+    except BaseException:
+        tidy()
+        raise
+    try:
+        tidy()
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _copy(number: int, held: ExitStack, borrowed: dict[int, Mount]) -> Mount:
@@ -164,5 +176,9 @@ def _copy(number: int, held: ExitStack, borrowed: dict[int, Mount]) -> Mount:
 
 def _give_back(mount: Mount) -> None:
     """Give the caller's mount, which had to be attached here, a detached life again under the same descriptor."""
-    with Mount.clone_fd(mount.fileno(), recursive=True) as again:
+    try:
+        again = Mount.clone_fd(mount.fileno(), recursive=True)
+    except KernelError:
+        again = Mount.clone_fd(mount.fileno(), recursive=True)  # once more: without it the caller's mount is lost
+    with again:
         os.dup2(again.fileno(), mount.fileno(), inheritable=False)

@@ -8,7 +8,7 @@ from errno import EBADF, EINVAL, ENOENT, ENOSYS, EPERM
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
-from mountfd.errors import Gone, InvalidSpec, KernelError
+from mountfd.errors import Gone, InvalidSpec, KernelError, Missing
 from mountfd.model.info import FIELDS, MountInfo, check_fields, from_fields
 from mountfd.model.mountinfo import parse
 from mountfd.verbs.query.asking import ask, lacks, mask_of
@@ -106,7 +106,11 @@ def _ask(number: int, fields: tuple[str, ...]) -> MountInfo:
     info = ask(number, mask_of(fields))
     if not lacks(info):
         return info
-    row = find_old(parse(read_table()), info.id_old or 0)
+    try:
+        table = read_table()
+    except Missing:
+        return info  # no /proc here: what this kernel's statmount(2) doesn't tell stays unknown
+    row = find_old(parse(table), info.id_old or 0)
     ask(number, mask_of(("id",)))  # the id still is this mount's, so the line was, too
     return info if row is None else complete(info, row, fields)
 
