@@ -383,12 +383,21 @@ def test_the_check_sees_the_whole_new_mount_and_nobody_else_does(stand: Stand) -
     fill(tmpfs(stand.target / "sub"), {"kept": "kept"})
     seen: list[str] = []
 
-    def check(new: Mount) -> None:
+    def check(new: Mount) -> bool:
         seen.append((inside(new) / "v").read_text() + (inside(new) / "sub/kept").read_text())
         seen.append(stand.shows())
+        return True
 
     replace(stand.target, stand.home / "new", check=check).close()
     assert (seen, stand.shows()) == (["newkept", "old"], "new")
+
+
+@pytest.mark.parametrize("answer", [None, 0, "", [], False])
+def test_a_check_that_answers_nothing_true_refuses(stand: Stand, answer: object) -> None:
+    for question in ("check", "check_after"):
+        with pytest.raises(MountfdError, match="check"):
+            replace(stand.target, stand.home / "new", **{question: lambda _: answer})  # type: ignore[arg-type]
+        assert (stand.shows(), stand.height()) == ("old", 1)
 
 
 def refuse(_new: Mount) -> bool:
@@ -457,8 +466,9 @@ def test_what_somebody_else_put_there_during_the_check_is_not_taken_away(stand: 
 
 
 def test_what_was_mounted_upon_the_old_one_during_the_check_is_not_taken_away(stand: Stand) -> None:
-    def check(_new: Mount) -> None:
+    def check(_new: Mount) -> bool:
         fill(tmpfs(stand.target), {"v": "upper"})
+        return True
 
     with pytest.raises(MountfdError):
         replace(stand.target, stand.home / "new", check=check)
@@ -470,12 +480,13 @@ def test_what_was_mounted_upon_the_old_one_during_the_check_is_not_taken_away(st
 def test_a_process_that_the_check_starts_does_not_keep_others_waiting(stand: Stand) -> None:
     started: list[int] = []
 
-    def check(_new: Mount) -> None:
+    def check(_new: Mount) -> bool:
         pid = os.fork()
         if pid == 0:
             os.read(reading, 1)
             os._exit(0)
         started.append(pid)
+        return True
 
     reading, writing = os.pipe()
     os.set_inheritable(reading, True)

@@ -103,10 +103,11 @@ def test_one_that_fails_is_told_and_the_others_are_switched(home: Path) -> None:
 def test_a_check_that_raises_in_one_does_not_keep_the_others_from_it(home: Path) -> None:
     seen: list[int] = []
 
-    def check(_new: Mount) -> None:
+    def check(_new: Mount) -> bool:
         seen.append(1)
         if len(seen) == 2:
             raise ZeroDivisionError
+        return True
 
     with ExitStack() as held:
         pids = [held.enter_context(another(away())) for _ in range(3)]

@@ -15,7 +15,7 @@ from tests.kernel.test_replace import Stand, fail, refuse, stand, table
 from tests.kernel.test_replace_readers import Readers
 from tests.support.inject import Watch, watching
 from tests.support.layers import content, fill
-from tests.support.mounting import tmpfs
+from tests.support.mounting import tmpfs, umount
 from tests.support.need import need
 
 need(has(Feature.MOVE_MOUNT_BENEATH) and has(Feature.STATMOUNT), "MOVE_MOUNT_BENEATH and statmount(2) (Linux 6.8)")
@@ -135,3 +135,26 @@ def test_a_mount_that_is_handed_over_there_is_used_up_only_when_it_is_detached(s
     assert stand.shows() == "new"
     assert is_mount(stand.home / "elsewhere")
     assert os.listdir(stand.home / "elsewhere") == os.listdir(stand.home / "new")
+
+
+# --- before Linux 6.8 ----------------------------------------------------------------------------------------------
+@pytest.fixture
+def before_68(gap: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no unique ids, as kernels before 6.8."""
+    missing = dict.fromkeys(("STATMOUNT", "LISTMOUNT", "STATX_MNT_ID_UNIQUE"), False)
+    monkeypatch.setattr(features, "_found", {**features._found, **missing})
+
+
+def test_without_unique_ids_it_is_done_with_a_gap(stand: Stand, before_68: None) -> None:
+    sub = fill(tmpfs(fill(stand.target / "sub")), {"kept": ""})
+    fill(stand.home / "new/sub")
+    with pytest.raises(MountfdError):
+        replace(stand.target, stand.home / "new")
+    assert stand.shows() == "old"
+    with pytest.raises(MountfdError):
+        replace(stand.target, stand.home / "new", allow_gap=True, check=lambda _: None)
+    assert stand.shows() == "old"
+    with replace(stand.target, stand.home / "new", allow_gap=True, check=lambda _: 1) as previous:
+        assert (stand.shows(), previous.gap, previous.carried) == ("new", True, 1)
+        assert (sub / "kept").exists()
+    umount(sub)

@@ -142,6 +142,8 @@ def _recorded(path: str, under: str | None) -> tuple[str, MountTable]:
     from mountfd.model.table import MountTable  # noqa: PLC0415
 
     if path == "-":
+        if sys.stdin is None:
+            raise InvalidSpec("the standard input is closed", part="file")
         data = sys.stdin.buffer.read()
     else:
         with open(path, "rb") as file:

@@ -141,8 +141,8 @@ def _kind(arguments: Arguments) -> str:
 
 def _words(arguments: Arguments) -> list[str]:
     """Give everything that is asked for as option words."""
+    from mountfd.cli.layers import layer_words  # noqa: PLC0415 (after the words are understood)
     from mountfd.model.options import split  # noqa: PLC0415
-    from mountfd.model.overlay_text import escape  # noqa: PLC0415
 
     escapes = _kind(arguments).rpartition("/")[2] == "overlay"
     words: list[str] = []
@@ -153,22 +153,13 @@ def _words(arguments: Arguments) -> list[str]:
             words.append(f"X-mount.idmap={value}")
         elif key in _WORDS:
             words.append(_WORDS[key])
-    if layers := arguments.texts("layer"):
-        words.append("lowerdir=" + ":".join(_protected(escape(layer)) for layer in layers))
-    for key, name in (("upperdir", "upper"), ("workdir", "work")):
-        if (path := arguments.text(name)) is not None:
-            words.append(f"{key}={_protected(escape(path))}")
-    return words
+    return words + layer_words(arguments)
 
 
 def _needs_no_source(words: list[str]) -> bool:
     from mountfd.model.option_words import PROPAGATION  # noqa: PLC0415
 
     return any(word == "remount" or word in PROPAGATION or word.startswith("lowerdir=") for word in words)
-
-
-def _protected(text: str) -> str:
-    return text.replace(",", "\\,").replace('"', '\\"')
 
 
 def _may_fall_back(spec: object, words: list[str]) -> bool:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from mountfd.cli.arguments import Arguments
     from mountfd.handles.mount import Mount
-    from mountfd.handles.mountns import MountNamespace
-    from mountfd.model.overlay import Overlay
     from mountfd.model.spec import MountSpec
+    from mountfd.verbs.namespaces import MountNamespace
 
 __all__ = ["SPEC", "run"]
 
@@ -57,18 +56,22 @@ SPEC = Spec(
 def run(arguments: Arguments) -> int:
     """Replace, or say what would happen."""
     from mountfd.cli.messages import say  # noqa: PLC0415 (the verb is loaded after the words are understood)
+    from mountfd.cli.terminal import put  # noqa: PLC0415
     from mountfd.verbs.replace import plan, replace  # noqa: PLC0415
 
     target = arguments.operands[0]
     submounts = arguments.text("submounts") or "carry"
     if arguments.on("dry_run"):
-        from mountfd.cli.terminal import put  # noqa: PLC0415
-
-        _new(arguments)
-        put(f"{line}\n" for line in plan(target, submounts=submounts))
-        return exits.OK
+        _try_to_build(_new(arguments))
     namespaces = _namespaces(arguments.texts("namespace"))
     try:
+        if arguments.on("dry_run"):
+            plans = [namespace.call(lambda: plan(target, submounts=submounts)) for namespace in namespaces or ()]
+            for lines in plans if namespaces else [plan(target, submounts=submounts)]:
+                put(f"{line}\n" for line in lines)
+            return exits.OK
+        if namespaces is not None and (arguments.on("check") or arguments.on("check_after")):
+            raise InvalidSpec("a check runs in this mount namespace, so it doesn't go with --namespace", part="check")
         with replace(
             target,
             _new(arguments),
@@ -85,6 +88,7 @@ def run(arguments: Arguments) -> int:
             if arguments.on("verbose"):
                 say(f"replaced the mount {previous.old_id} on {target}")
                 say(f"mounts below that came along: {previous.carried}")
+            if arguments.on("verbose") or arguments.on("wait"):
                 for holder in previous.holders():
                     say(f"still using the old one: {holder.words}")
     finally:
@@ -93,7 +97,13 @@ def run(arguments: Arguments) -> int:
     return exits.OK
 
 
-def _new(arguments: Arguments) -> Overlay | MountSpec | str:
+def _try_to_build(new: MountSpec | str) -> None:
+    from mountfd.verbs.replace.building import build  # noqa: PLC0415 (only for a plan)
+
+    build(new).close()
+
+
+def _new(arguments: Arguments) -> MountSpec | str:
     """Give what the target is to be replaced by: exactly one of three forms."""
     layers, bind, types = arguments.texts("layer"), arguments.text("bind"), arguments.text("types")
     if bool(layers) + (bind is not None) + (types is not None) != 1:
@@ -106,18 +116,14 @@ def _new(arguments: Arguments) -> Overlay | MountSpec | str:
 
     words = [word for text in arguments.texts("options") for word in split(text, escapes=bool(layers))]
     idmap = arguments.text("idmap")
-    if not layers:
-        words += [f"X-mount.idmap={idmap}"] if idmap is not None else []
-        if bind is not None:
-            return MountSpec("", bind, options=["bind", *words]) if words else bind
-        return MountSpec(types or "", arguments.text("source") or "", options=words)
-    from mountfd.model.idmap import IdMap  # noqa: PLC0415
-    from mountfd.model.options import Options  # noqa: PLC0415
-    from mountfd.model.overlay import Overlay  # noqa: PLC0415
+    words += [f"X-mount.idmap={idmap}"] if idmap is not None else []
+    if bind is not None:
+        return MountSpec("", bind, options=["bind", *words]) if words else bind
+    if types is not None:
+        return MountSpec(types, arguments.text("source") or "", options=words)
+    from mountfd.cli.layers import layer_words  # noqa: PLC0415
 
-    params = Options.parse(words).params
-    upper, work = arguments.text("upper"), arguments.text("work")
-    return Overlay(layers, upper, work, None if idmap is None else IdMap.parse(idmap), params)
+    return MountSpec("overlay", "", options=words + layer_words(arguments))
 
 
 def _check(command: str | None) -> Callable[[Mount], bool] | None:
@@ -152,7 +158,7 @@ def _seconds(text: str | None) -> float:
 def _namespaces(words: list[str]) -> list[MountNamespace] | None:
     if not words:
         return None
-    from mountfd.handles.mountns import MountNamespace  # noqa: PLC0415
+    from mountfd.verbs.namespaces import MountNamespace  # noqa: PLC0415
 
     return [MountNamespace.of(int(word)) if word.isdigit() else MountNamespace.open(word) for word in words]
 

@@ -44,9 +44,13 @@ def run(arguments: Arguments) -> int:
     target = find_target(arguments.operands[0]) if said is None else find_target(None, int(said))
     found = examine(target)
     if not arguments.on("quiet"):
+        from mountfd.cli.messages import say  # noqa: PLC0415
         from mountfd.cli.terminal import put  # noqa: PLC0415
+        from mountfd.verbs.query import is_mount  # noqa: PLC0415
 
         shown = arguments.operands[0] if said is None else target.point
+        if said is None and target.point is not None and not is_mount(arguments.operands[0]):
+            say(f"{shown!r} is no mount itself: this is about the mount at {target.point!r}, on which it lies")
         put(_pieces(shown, target.id, found, as_json=arguments.on("json")))
     return exits.OK if any(holder.blocks is not None for holder in found) else exits.NOTHING
 

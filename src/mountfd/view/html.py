@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from html import escape, unescape
 
+from mountfd.errors import InvalidSpec
 from mountfd.model.graph import COVER, PEER, Group
 from mountfd.view import graph_words as words
 from mountfd.view.dot import anchor, drawn_edges, edge_id, is_drawn
@@ -62,6 +63,8 @@ def _opened(graph: Graph, svg: str) -> tuple[str, str]:
         text = titles.get(unescape(found[2]))
         return found[1] + (f"<title>{escape(text)}</title>" if text else "")
 
+    if "<svg" not in svg:
+        raise InvalidSpec("dot(1) gave no picture", part="dot")
     svg = _COMMENT.sub("", svg[svg.index("<svg") :])
     start, inner = svg[: svg.index(">") + 1], svg[svg.index(">") + 1 :]
     return re.sub(r'\s+xmlns:xlink="[^"]*"', "", start), _TITLE.sub(title, inner)

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Previous", "check_submounts", "replace", "route"]
 
-_ROUTES = {"beneath": lambda: has(Feature.MOVE_MOUNT_BENEATH), "gap": lambda: True}
+_ROUTES = {
+    "beneath": lambda: has(Feature.MOVE_MOUNT_BENEATH) and has(Feature.STATMOUNT),
+    "gap": lambda: True,
+}
 _PRIVATE = 1 << 18
 _SUBMOUNTS = ("carry", "drop", "refuse")
 _OTHERS = ("copy", "overlay")  # they keep the filesystem, not the mount
@@ -119,11 +122,11 @@ def replace(  # noqa: PLR0913 (what to replace, by what, and four choices)
 
     Arguments: target, a mount point; new, a Mount (it is cloned), an Overlay, a MountSpec or a path to bind;
     submounts, of the mounts below the target: carry them over, drop them, or refuse when there are any; check, called
-    with the new mount before anybody sees it: when it raises or answers False nothing has changed; check_after, called
-    with it afterwards: then what stood before is put back in the same way; allow_gap, accept an instant without a mount
-    where the kernel can do no better; wait, seconds to wait at most for who uses the old mount, before it is done
-    anyway; namespaces, do it in each of these, which have copies of their own, instead of here; progress, called with
-    how many are done and how many there are.
+    with the new mount before anybody sees it: unless it answers something true nothing has changed; check_after,
+    called with it afterwards: unless it does, what stood before is put back in the same way; allow_gap, accept an
+    instant without a mount where the kernel can do no better; wait, seconds to wait at most for who uses the old mount,
+    before it is done anyway; namespaces, do it in each of these, which have copies of their own, instead of here;
+    progress, called with how many are done and how many there are.
     Who has files open on the old mount keeps them; it goes with the last of them. Gives a detached clone of it.
     A namespace that has a mount of its own below the target keeps the old one, since the kernel takes nothing away that
     others stand on. Two replacements at one place wait for each other. One that is killed shows the old or the new
@@ -161,6 +164,10 @@ def _replace(target: StrPath, new: New, order: Order) -> Previous:
         raise InvalidSpec("the route `gap` is forced, and allow_gap isn't given", part="allow_gap")
     with ExitStack() as held, ExitStack() as until_done:
         built = held.enter_context(build(new))
+        if not has(Feature.STATMOUNT):
+            from mountfd.verbs.replace.oldway import replace_by_path  # noqa: PLC0415 (only before Linux 6.8)
+
+            return replace_by_path(target, built, Previous, order)
         with alone(target) as standing:
             made, previous, own = _switch(standing, built, order, held)
             until_done.enter_context(previous)
@@ -185,8 +192,8 @@ def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> t
         if made.id < standing.number:  # the one that it will replace came after it was made
             made = held.enter_context(copy(made))
         made = _fit(standing, made, carried, held)
-        if order.check is not None and order.check(made) is False:
-            raise MountfdError(f"the check refused the new mount, so {standing.target!r} stays as it was")
+        if order.check is not None and not (answer := order.check(made)):
+            raise MountfdError(f"the check answered {answer!r}, so {standing.target!r} stays as it was")
         wait_for_users(standing, order.wait)
         if order.check is not None or order.wait or rows:
             standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
@@ -351,14 +358,13 @@ def _attach_at(raw: bytes, mount: Mount) -> None:
 
 def _look_again(target: StrPath, made: Mount, previous: Previous, own: set[int], order: Order) -> None:
     try:
-        refused = order.check_after is not None and order.check_after(made) is False
+        refused = order.check_after is not None and not order.check_after(made)
     except BaseException as error:
         _put_back(target, made, previous, own, order, error)
+        error.add_note(f"what stood at {os.fsdecode(target)!r} before is back")
         raise
     if refused:
-        refusal = MountfdError(
-            f"the check refused the new mount, so what stood at {os.fsdecode(target)!r} before is back"
-        )
+        refusal = MountfdError(f"the check refused the new mount: what stood at {os.fsdecode(target)!r} before is back")
         _put_back(target, made, previous, own, order, refusal)
         raise refusal
 
