@@ -121,7 +121,7 @@ def test_beneath_nothing(scratch: Path) -> None:
     with Mount.clone(scratch) as mount, pytest.raises(KernelError) as caught:
         mount.attach(point, beneath=True)
     assert caught.value.errno == EINVAL
-    assert "root of an unlocked mount" in str(caught.value.hint)
+    assert "no mount stands there" in str(caught.value.hint)
 
 
 def test_attaching_where_it_already_is(scratch: Path) -> None:

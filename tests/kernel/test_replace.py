@@ -594,7 +594,7 @@ def test_an_unbindable_mount_further_down_is_refused_too(stand: Stand) -> None:
 def test_the_bare_call_has_its_own_hint(stand: Stand) -> None:
     with Mount.clone(stand.home / "new") as new, pytest.raises(KernelError) as caught:
         new.attach(stand.home / "other", beneath=True)
-    assert "root of an unlocked mount" in str(caught.value.hint)
+    assert "no mount stands there" in str(caught.value.hint)
 
 
 # --- what was begun and never ended -------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_a_mount_that_came_along_is_locked_there_and_said_to_be(home: Path) -> N
     # From Linux 7.1 on the lock is handed on to the new one.
     said = in_child(enter(act))
     assert said.startswith(str(EINVAL))
-    assert "came from a more privileged namespace and is locked here" in said
+    assert "came from a more privileged namespace: it is locked" in said
     assert said.endswith("v1")
 
 

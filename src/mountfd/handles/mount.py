@@ -11,6 +11,7 @@ from mountfd.abi import numbers as n
 from mountfd.abi.layouts import MntIdReq, MountAttr, StatMountBuffer, StatxBuffer
 from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError, NotSupported
+from mountfd.handles.beneath import why_not_beneath
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.namespace import UserNamespace, shared_user_namespace
 from mountfd.model.idmap import IdMap
@@ -172,6 +173,7 @@ class Mount(OwnedFd):
         except KernelError as error:
             if beneath and error.errno == EINVAL:
                 _require_beneath()
+                error.explain(hint=why_not_beneath(self.fileno(), target))
             raise
         return self
 
@@ -228,9 +230,17 @@ class Mount(OwnedFd):
         if stat.S_ISDIR(ours) != stat.S_ISDIR(there):
             kinds = ("a directory", "a file") if stat.S_ISDIR(ours) else ("a file", "a directory")
             return f"the mount's root is {kinds[0]}, the target is {kinds[1]}: both must be of one kind"
-        if beneath:
-            return "beneath needs a target that is the root of an unlocked mount other than the namespace's own root"
-        return None
+        return self._why_not_beneath(target, dir_fd) if beneath else None
+
+    def _why_not_beneath(self, target: bytes, dir_fd: int | None) -> str | None:
+        try:
+            place = calls.openat(n.AT_FDCWD if dir_fd is None else dir_fd, target, os.O_PATH | os.O_CLOEXEC, 0)
+        except KernelError:
+            return None  # it went meanwhile
+        try:
+            return why_not_beneath(self.fileno(), place)
+        finally:
+            os.close(place)
 
 
 def _require_beneath() -> None:

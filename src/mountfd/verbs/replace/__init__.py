@@ -7,7 +7,7 @@
 | build | the new mount, detached | building.py |
 | carry | clones of what stands below go into it | carrying.py, bystanders.py |
 | check | the caller looks at it: the last chance to leave everything as it was | switching.py |
-| tuck | it is attached beneath: everybody still sees the old one | switching.py, rules.py |
+| tuck | it is attached beneath: everybody still sees the old one | switching.py, ../../handles/beneath.py |
 | switch | the old one is detached: everybody sees the new one | standing.py |
 """
 

@@ -322,10 +322,6 @@ def _tuck(standing: Standing, made: Mount) -> None:
         if marked:
             standing.unmark()
         error.explain(filename=standing.target)
-        if error.errno == EINVAL:
-            from mountfd.verbs.replace.rules import why_not_beneath  # noqa: PLC0415 (only on the way out of an error)
-
-            error.explain(hint=why_not_beneath(standing))
         raise
 
 
