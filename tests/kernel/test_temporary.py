@@ -20,7 +20,7 @@ import mountfd
 from mountfd import Busy, Denied, InvalidSpec, KernelError, Missing, Mount, MountSpec, NotDirectory, Overlay, param
 from mountfd.abi import features
 from mountfd.handles.loop import attached
-from mountfd.verbs.temporary import Finding, seen, sweep, sweeping, temporary, temporary_path
+from mountfd.verbs.temporary import Finding, clearing, seen, sweep, sweeping, temporary, temporary_path
 from tests.support import guard
 from tests.support.images import image_file
 from tests.support.layers import fill, pair, table
@@ -372,8 +372,7 @@ def test_busy_at_the_end_stays_whole_and_is_swept_later(place: Path, monkeypatch
 
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for what is busy no longer than it takes to see that it is."""
-    for module in (seen, sweeping):
-        monkeypatch.setattr(module, "unmount", lambda *words, **more: mountfd.unmount(*words, **{"wait": 0.01, **more}))
+    monkeypatch.setattr(clearing, "unmount", lambda *words, **more: mountfd.unmount(*words, **{"wait": 0.01, **more}))
 
 
 def test_busy_after_an_error_has_it_as_its_cause(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

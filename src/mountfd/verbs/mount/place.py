@@ -189,11 +189,18 @@ def _parent_of(fd: int) -> int:
 def take_back(mount: Mount) -> None:
     """Detach a mount that was attached a moment ago, found by its own descriptor.
 
-    Raises: InvalidSpec where something was mounted on it meanwhile: taking that away is not ours to do.
+    What stands below its source stays there. Raises: InvalidSpec where something was mounted on it meanwhile: taking
+    that away is not ours to do.
     """
     number = id_of(mount.fileno(), b"", HERE)
     if number and _is_covered(number):
         raise InvalidSpec("something was mounted upon the new mount meanwhile, so it stays attached", part="target")
+    from mountfd.verbs.mount.parting import make_private, part_below  # noqa: PLC0415 (only on the way out of an error)
+
+    try:
+        part_below(number)
+    except KernelError:  # without these calls, nobody can tell what would go along
+        make_private(mount.fileno(), recursive=True)
     calls.umount2(b"/proc/self/fd/%d" % mount.fileno(), _MNT_DETACH)
 
 

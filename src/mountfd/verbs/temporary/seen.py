@@ -19,8 +19,8 @@ from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError, Missing, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.model.spec import MountSpec
-from mountfd.verbs.mount import mount_all
-from mountfd.verbs.unmount import unmount
+from mountfd.verbs.mount import mount_apart
+from mountfd.verbs.temporary.clearing import clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def temporary_path(what: MountSpec | Iterable[MountSpec], *, location: StrPath |
     made in (None: $XDG_RUNTIME_DIR, else the system's temporary directory).
     Gives the path. When the block ends, however it does, everything there is unmounted and the directory removed, by
     rmdir(2) alone: where something keeps it busy it stays, with all that is in it, for `sweep`. `volatile` is dropped
-    from an overlay.
+    from an overlay. Binds are private to their source: what is mounted here isn't seen there, and nothing there goes
+    with what goes here.
     Raises: what `mount_all` raises; Busy, with .holders, when the unmount fails; what the block raised is its cause.
     """
     specs = [spec.without_volatile() for spec in _checked([what] if isinstance(what, MountSpec) else list(what))]
@@ -124,15 +125,15 @@ def _home(location: str) -> Iterator[str]:
 @contextmanager
 def _mounted(specs: list[MountSpec], point: str) -> Iterator[None]:
     try:
-        mount_all(specs, point)
+        mount_apart(specs, point)
         yield
     except BaseException as cause:
         try:
-            unmount(point, recursive=True)
+            clear(point)
         except BaseException as error:
             raise error from cause
         raise
-    unmount(point, recursive=True)
+    clear(point)
 
 
 def _is_at(lock: OwnedFd, home: str) -> bool:

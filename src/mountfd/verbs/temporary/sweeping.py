@@ -7,8 +7,8 @@ import stat
 
 from mountfd.abi.paths import encode
 from mountfd.errors import Missing, MountfdError, from_errno
+from mountfd.verbs.temporary.clearing import clear
 from mountfd.verbs.temporary.seen import POINT, default_location, is_name, locked
-from mountfd.verbs.unmount import unmount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _clear(home: str) -> Finding | None:
         with lock:
             if _has_point(home):
                 point = os.path.join(home, POINT)
-                taken = unmount(point, recursive=True, follow=False)
+                taken = clear(point)
                 os.rmdir(point)
             os.rmdir(home)
     except (MountfdError, OSError, ExceptionGroup) as error:

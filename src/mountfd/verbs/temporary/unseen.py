@@ -18,6 +18,7 @@ from mountfd.model.spec import MountSpec
 from mountfd.verbs.assemble import assemble
 from mountfd.verbs.mount.helper import is_for_helper
 from mountfd.verbs.mount.make import detached
+from mountfd.verbs.mount.parting import make_private
 from mountfd.verbs.mount.place import Place
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def temporary(what: What) -> Iterator[Root]:
     stays the caller's.
     Gives a Root: os.open(..., dir_fd=root.fileno()), os.listdir(root.fileno()) and root.resolve(...) work in it. When
     the block ends, or the process is killed, the kernel dissolves the mount; who has a file open there keeps the file.
-    `volatile` is dropped from an overlay: what is written here shall be there afterwards.
+    Binds are private to their source: what is mounted here isn't seen there. `volatile` is dropped from an overlay: what is written here shall be there afterwards.
     Raises: what `assemble` and `mount` raise.
     Calls: those of `assemble` and `mount`; a tree takes Linux 6.15, and before that a private namespace.
     """
@@ -73,7 +74,7 @@ def _checked(specs: list[MountSpec]) -> list[MountSpec]:
 
 
 def _tree(specs: list[MountSpec], held: ExitStack) -> Mount:
-    top = held.enter_context(detached(specs[0], specs[0].understood()))
+    top = held.enter_context(_apart(specs[0]))
     if len(specs) == 1:
         return top
     if has(Feature.MOUNT_INSIDE_DETACHED):
@@ -94,8 +95,21 @@ def _tree(specs: list[MountSpec], held: ExitStack) -> Mount:
 def _fill(top: Mount, specs: list[MountSpec]) -> None:
     for spec in specs:
         options = spec.understood()
-        with Place(f"/proc/self/fd/{top.fileno()}", spec.target, options) as place, detached(spec, options) as mount:
+        with Place(f"/proc/self/fd/{top.fileno()}", spec.target, options) as place, _apart(spec) as mount:
             mount.attach_fd(place.fd)
+
+
+def _apart(spec: MountSpec) -> Mount:
+    """Make a detached mount that is no peer of its source: what is mounted in a peer is seen there, too."""
+    options = spec.understood()
+    mount = detached(spec, options)
+    try:
+        if options.action:
+            make_private(mount.fileno(), recursive=True)
+    except BaseException:
+        mount.close()
+        raise
+    return mount
 
 
 def _kept(overlay: Overlay) -> Overlay:
