@@ -169,7 +169,9 @@ def _decode(info: MountInfo, raw: tuple[bytes, int], name: str) -> None:
 
 def _decode_early(info: MountInfo, raw: tuple[bytes, int], name: str) -> None:
     answer = raw[0]
-    setattr(info, name, _READERS[name](answer) if _HEAD.unpack_from(answer)[2] & _BITS[name] else None)
+    value = _READERS[name](answer) if _HEAD.unpack_from(answer)[2] & _BITS[name] else None
+    # Linux 6.12 gives an empty point to a mount above the caller's chroot.
+    setattr(info, name, None if name == "point" and not value else value)
 
 
 _AT: dict[str, int] = {name: getattr(StatMountBuffer, name).offset for name, *_ in StatMountBuffer._fields_}
