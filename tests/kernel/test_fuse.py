@@ -19,7 +19,7 @@ from tests.support.layers import fill
 from tests.support.mounting import umount
 from tests.support.need import need, need_command, need_real_root
 from tests.support.program import SCRIPT, alive, eventually
-from tests.support.specs import cleared, fs, fstype, source, vfs
+from tests.support.specs import cleared, fs, fstype, source, tags, vfs
 
 FAMILIES = ("fuse", "fuse3")
 TIMES, THREADS = 50, 10
@@ -245,12 +245,69 @@ def test_a_program_that_mounts_nothing_and_says_it_did(place: Path, programs: Pa
 
 
 def test_a_program_that_mounts_and_fails_leaves_nothing(place: Path, programs: Path) -> None:
-    program(programs, "halfway", 'mount -t tmpfs halfway "$2"; echo sorry; exit 1')
+    need_command("squashfuse")
+    image = image_file("squashfs", place)
+    program(programs, "halfway", f'squashfuse "{image}" "$2"; echo sorry; exit 1')
     point = point_in(place)
     with pytest.raises(KernelError) as caught:
         mountfd.mount(MountSpec("fuse3.halfway", "x"), point)
     assert caught.value.log == ("sorry",)
     assert not mountfd.is_mount(point)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_others_mount_there_meanwhile_is_neither_taken_away_nor_taken_for_ours(
+    place: Path, programs: Path, status: int
+) -> None:
+    program(programs, "beaten", f'mount -t tmpfs theirs "$2"; exit {status}')
+    point = point_in(place)
+    with pytest.raises(KernelError):
+        mountfd.mount(MountSpec("fuse3.beaten", "x"), point)
+    assert (source(point), fstype(point)) == ("theirs", "tmpfs")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["nosymfollow"], "nosymfollow"),
+        (["rnoexec"], "noexec"),
+        (["ro=vfs"], "ro"),
+        (["nodev=recursive"], "nodev"),
+        (["rro", "private"], "ro"),
+    ],
+)
+def test_words_that_fuse_does_not_know_are_told_to_the_kernel(place: Path, words: list[str], shown: str) -> None:
+    need_command("squashfuse")
+    point = point_in(place)
+    mountfd.mount(MountSpec("fuse3.squashfuse", image_file("squashfs", place), options=words), point)
+    assert shown in vfs(point)
+
+
+def test_propagation_is_set_once_it_stands(place: Path) -> None:
+    need_command("squashfuse")
+    point = point_in(place)
+    mountfd.mount(MountSpec("fuse3.squashfuse", image_file("squashfs", place), options=["shared"]), point)
+    assert tags(point) == {"shared"}
+
+
+@pytest.mark.parametrize("word", ["X-mount.owner=1", "X-mount.group=1", "X-mount.mode=700", "ro=fs", "loop"])
+def test_what_is_refused_is_named(place: Path, word: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        mountfd.mount(MountSpec("fuse3.squashfuse", "x", options=[word]), point_in(place))
+    assert word.partition("=")[0] in str(caught.value)
+
+
+def test_a_program_mounts_nothing_beneath(place: Path) -> None:
+    with pytest.raises(InvalidSpec, match="beneath"):
+        mountfd.mount(MountSpec("fuse3.squashfuse", "x"), point_in(place), beneath=True)
+
+
+def test_an_offset_is_the_programs_own(place: Path, programs: Path) -> None:
+    program(programs, "telling", 'echo "$@"; exit 1')
+    with pytest.raises(KernelError) as caught:
+        mountfd.mount(MountSpec("fuse3.telling", "x", options=["offset=4096", "sizelimit=8192"]), point_in(place))
+    assert "offset=4096" in caught.value.log[0]
+    assert "sizelimit=8192" in caught.value.log[0]
 
 
 def test_a_program_that_fails_leaves_no_directory_that_was_made(place: Path, programs: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from errno import EACCES, EINVAL, EIO, ENOSPC, ENOTBLK, EUCLEAN
+from errno import EACCES, EINVAL, EIO, ENOSPC, ENOTBLK, EROFS, EUCLEAN
 from pathlib import Path
 from typing import Any, get_args
 
@@ -519,3 +519,60 @@ def test_a_failure_at_any_call_leaves_no_device(route: str, images: Images) -> N
         else:
             umount(images.point)
         assert is_off(image), seen.names[number - 1]
+
+
+def test_a_journal_that_cannot_be_replayed_names_the_word_that_does_without(route: str, images: Images) -> None:
+    need_command("mkfs.ext4")
+    image, dirty = images.copy("ext4"), images.place / "dirty"
+    images.mount("ext4", image)
+    (images.point / "new").write_text("n")
+    os.sync()
+    subprocess.run(["cp", "--sparse=always", image, dirty], check=True)
+    umount(images.point)
+    error = images.refusal("ext4", dirty, "ro")
+    assert isinstance(error, KernelError)
+    assert error.errno == EROFS
+    assert "noload" in str(error.hint)
+    images.mount("ext4", dirty, "ro,noload")
+    umount(images.point)
+
+
+def test_an_image_that_is_mounted_read_only_already_is_told_in_words_of_options(images: Images) -> None:
+    image = images.copy("ext4")
+    images.mount("ext4", image, "ro", reuse_loop=True)
+    with pytest.raises(KernelError) as caught:
+        images.mount("ext4", image, reuse_loop=True)
+    assert "ask for `ro`" in str(caught.value.hint)
+    images.mount("ext4", image, "ro", reuse_loop=True)
+    umount(images.point)
+    umount(images.point)
+
+
+def test_a_named_loop_device_that_was_made_goes_when_the_mount_fails(route: str, images: Images) -> None:
+    image = images.copy("ext4")
+    number = next(each for each in range(900, 1000) if not os.path.lexists(f"/dev/loop{each}"))
+    error = images.refusal("xfs", image, f"loop=/dev/loop{number}")
+    assert isinstance(error, KernelError)
+    assert not os.path.lexists(f"/dev/loop{number}")
+    with pytest.raises(mountfd.Missing):
+        images.mount("ext4", images.place / "no-image", f"loop=/dev/loop{number}")
+    assert not os.path.lexists(f"/dev/loop{number}")
+    with pytest.raises(KernelError):
+        images.mount("ext4", image, f"loop=/dev/loop{number},X-mount.subdir=nowhere")
+    assert not os.path.lexists(f"/dev/loop{number}")
+    with pytest.raises(KernelError, match="Read-only"):
+        images.mount("ext4", image, f"ro,loop=/dev/loop{number},X-mount.owner=1")
+    assert not os.path.lexists(f"/dev/loop{number}")
+
+
+def test_a_source_over_255_bytes_goes_on_a_loop_device_too(images: Images) -> None:
+    home = images.place
+    for _ in range(3):
+        home /= "d" * 100
+        home.mkdir()
+    image = home / "image"
+    shutil.copy(images.copy("ext4"), image)
+    images.mount("ext4", image, "ro=vfs")
+    assert (images.point / "file").read_text() == "hello"
+    umount(images.point)
+    assert is_off(image)

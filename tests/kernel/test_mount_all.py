@@ -11,6 +11,7 @@ import pytest
 
 import mountfd
 from mountfd import InvalidSpec, KernelError, MountSpec
+from mountfd.lowlevel import calls
 from tests.support.inject import Watch, lacking, watching
 from tests.support.layers import fill, layers
 from tests.support.specs import ROUTES, cleared, count, fstype, put, tags
@@ -147,3 +148,102 @@ def test_without_unique_ids_it_is_taken_away_by_its_path(route: str, place: Path
     assert count(place / "t") == 0
     with watching(lacking("statx", "statmount", "listmount", errno=ENOSYS)):
         assert mountfd.mount_all([tmpfs()], place / "t") == [None]
+
+
+def shared_with_children(place: Path) -> Path:
+    """Mount a shared tree of three, one upon the other, and give its top."""
+    source = put("tmpfs", "source", place / "source", ["shared"])
+    put("tmpfs", "child", source / "child")
+    put("tmpfs", "grandchild", source / "child/grandchild")
+    return source
+
+
+def shared_target(place: Path) -> tuple[Path, Path]:
+    """Mount a shared target and a peer of it; give both."""
+    target = put("tmpfs", "target", place / "target", ["shared"])
+    (target / "d").mkdir()
+    return target, put("bind", target, place / "peer")
+
+
+def test_what_stands_at_the_source_of_an_rbind_stays_there(route: str, place: Path) -> None:
+    source = shared_with_children(place)
+    table = Path("/proc/self/mountinfo").read_bytes()
+    with pytest.raises(KernelError) as caught:
+        mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], place / "t")
+    assert Path("/proc/self/mountinfo").read_bytes() == table
+    assert not any("copies" in note for note in getattr(caught.value, "__notes__", []))
+
+
+def test_it_stays_there_too_where_some_of_it_are_covered(route: str, place: Path) -> None:
+    source = shared_with_children(place)
+    put("tmpfs", "covering", source / "child")
+    put("tmpfs", "more", source / "child/more")
+    with pytest.raises(KernelError) as caught:
+        mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], place / "t")
+    assert caught.value.errno == EINVAL
+    assert (count(source), count(place / "t")) == (5, 0)
+
+
+def test_copies_that_stay_for_that_are_told(route: str, place: Path) -> None:
+    source = shared_with_children(place)
+    target, peer = shared_target(place)
+    with pytest.raises(KernelError) as caught:
+        mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], target / "d")
+    assert count(source) == 3
+    assert count(target) == 1
+    assert any("copies" in note for note in caught.value.__notes__) == (count(peer) > 1)
+
+
+def test_copies_of_what_has_no_peer_elsewhere_go_too(route: str, place: Path) -> None:
+    target, peer = shared_target(place)
+    source = put("tmpfs", "source", place / "source", ["private"])
+    put("tmpfs", "child", source / "child", ["shared"])
+    specs = [MountSpec("bind", source, options="rbind"), tmpfs("child/new", "X-mount.mkdir"), FAILS]
+    with pytest.raises(KernelError):
+        mountfd.mount_all(specs, target / "d")
+    assert (count(source), count(target), count(peer)) == (2, 1, 1)
+
+
+def test_a_bind_of_itself_loses_nothing(route: str, place: Path) -> None:
+    source = shared_with_children(place)
+    with pytest.raises(KernelError):
+        mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], source)
+    assert count(source) == 3
+
+
+def test_one_that_is_taken_back_takes_nothing_from_its_source(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOUNTFD_ROUTE", "mount:descriptor")
+    source = shared_with_children(place)
+    refused: list[int] = []
+
+    def refuse(_count: int, name: str, _arguments: object) -> int:
+        if name == "mount_setattr" and not refused:
+            refused.append(count(place / "t"))
+            return EINVAL
+        return 0
+
+    with watching(Watch(refuse)), pytest.raises(KernelError):
+        mountfd.mount(MountSpec("bind", source, options="rbind,slave"), place / "t")
+    assert refused == [3]
+    assert (count(source), count(place / "t")) == (3, 0)
+
+
+def test_a_move_is_refused_since_it_can_not_be_taken_back(route: str, place: Path) -> None:
+    moved = put("tmpfs", "moved", place / "moved")
+    with watching(Watch()) as seen, pytest.raises(InvalidSpec, match="move"):
+        mountfd.mount_all([MountSpec("", moved, options="move"), FAILS], place / "t")
+    assert seen.names == []
+    assert mountfd.is_mount(moved)
+
+
+def test_an_exception_right_after_a_mount_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOUNTFD_ROUTE", "mount:descriptor")
+
+    class Interrupting(Watch):
+        def after(self, row: calls.Row, *_more: object) -> None:
+            if row.name == "move_mount":
+                raise KeyboardInterrupt
+
+    with watching(Interrupting()), pytest.raises(KeyboardInterrupt):
+        mountfd.mount_all([tmpfs(), tmpfs()], place / "t")
+    assert count(place / "t") == 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from errno import EINVAL
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mountfd
-from mountfd import Busy, InvalidSpec, KernelError, MountSpec
+from mountfd import Attr, Busy, InvalidSpec, KernelError, MountSpec, param
 from tests.support.layers import fill
 from tests.support.specs import ROUTES, cleared, count, fs, put, tags, vfs
 
@@ -179,6 +180,66 @@ def test_only_a_mount_can_be_changed(route: str, place: Path) -> None:
             put("", "", place / "dir", words)
     assert "rw" in vfs(place)
     assert tags(place) == set()
+
+
+# --- attributes of a mount that stands -----------------------------------------------------------------------------
+def test_a_change_sets_attributes_and_leaves_the_filesystem_alone(route: str, place: Path) -> None:
+    point = put("tmpfs", "x", place / "p", ["noexec", "shared"])
+    put("", "", point, ["private", "ro", "nosuid", "exec"])
+    assert vfs(point) == {"ro", "nosuid", "relatime"}
+    assert "rw" in fs(point)
+    assert tags(point) == set()
+
+
+def test_a_change_of_a_whole_tree(route: str, place: Path, origin: Path) -> None:
+    put("tmpfs", "below", origin / "sub")
+    put("", "", origin, ["rnodev"])
+    assert "nodev" in vfs(origin) & vfs(origin / "sub")
+
+
+@pytest.mark.parametrize("typed", [{"attrs": Attr.RDONLY}, {"options": [param.Flag("ro")]}])
+def test_a_typed_change(route: str, place: Path, typed: dict[str, Any]) -> None:
+    point = put("tmpfs", "x", place / "p")
+    mountfd.mount(MountSpec("", "", **typed), point)
+    assert vfs(point) == {"ro", "relatime"}
+
+
+def test_a_change_that_fails_for_a_writer_has_changed_nothing(route: str, place: Path) -> None:
+    point = put("tmpfs", "x", place / "p", "nosuid,noatime")
+    before = vfs(point), tags(point)
+    with open(point / "file", "w"), pytest.raises(Busy):
+        put("", "", point, ["shared", "nodev", "ro"])
+    assert (vfs(point), tags(point)) == before
+
+
+OF_NEW = ["X-mount.owner=1", "X-mount.group=1", "X-mount.mode=700", "X-mount.subdir=x", "X-mount.idmap=/x", "loop"]
+
+
+@pytest.mark.parametrize("kind", ["private", "remount", "remount,bind", "move"])
+@pytest.mark.parametrize("word", [*OF_NEW, "offset=4096"])
+def test_what_only_a_new_mount_can_be_given_is_refused_by_name(route: str, place: Path, kind: str, word: str) -> None:
+    point = put("tmpfs", "x", place / "p")
+    with pytest.raises(InvalidSpec) as caught:
+        put("", place / "a" if kind == "move" else "", point, [*kind.split(","), word])
+    assert caught.value.part == word.partition("=")[0]
+
+
+@pytest.mark.parametrize("kind", ["private", "remount,bind", "move"])
+@pytest.mark.parametrize("word", ["sync", "lazytime", "ro=fs", "size=1m"])
+def test_what_only_a_filesystem_can_be_given_is_refused_by_name(route: str, place: Path, kind: str, word: str) -> None:
+    point = put("tmpfs", "x", place / "p")
+    with pytest.raises(InvalidSpec) as caught:
+        put("", place / "a" if kind == "move" else "", point, [*kind.split(","), word])
+    assert repr(word) in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["ro", "rw", "nosuid", "rro", "noatime", "rnodev"])
+def test_a_move_changes_no_attributes(route: str, place: Path, word: str) -> None:
+    start = put("tmpfs", "x", place / "a")
+    with pytest.raises(InvalidSpec) as caught:
+        mountfd.mount(MountSpec("", start, options=["move", word]), fill(place / "b"))
+    assert caught.value.part == word
+    assert count(start) == 1
 
 
 # --- move ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Iterator
-from errno import EINVAL, EROFS
+from errno import EINVAL, EROFS, ESTALE
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,116 @@ def test_bind_takes_the_top_and_rbind_the_whole_tree(route: str, place: Path, or
 
 
 @pytest.mark.parametrize(
+    ("words", "named"),
+    [(["noexek"], "noexek"), (["uid=1000"], "uid=1000"), (["ro,noexec"], "ro"), (["loop"], "loop")],
+)
+def test_a_bind_refuses_what_only_a_filesystem_could_take(
+    route: str, place: Path, origin: Path, words: list[str], named: str
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        put("bind", origin, place / "p", words)
+    assert repr(named) in str(caught.value)
+    assert count(place / "p") == 0
+
+
+def test_a_typed_bind_is_read_only_by_its_parameter(route: str, place: Path, origin: Path) -> None:
+    (place / "p").mkdir()
+    mountfd.mount(MountSpec("bind", origin, options=[param.Flag("ro")]), place / "p")
+    assert "ro" in vfs(place / "p")
+    with pytest.raises(InvalidSpec, match="size=1m"):
+        mountfd.mount(MountSpec("bind", origin, options=[param.String("size", "1m")]), place / "p")
+
+
+def test_what_is_missing_is_named(route: str, place: Path, origin: Path) -> None:
+    with pytest.raises(mountfd.Missing) as caught:
+        put("bind", place / "nowhere", place / "p")
+    assert caught.value.filename == str(place / "nowhere")
+    assert "source" in str(caught.value.hint)
+    with pytest.raises(mountfd.Missing) as caught:
+        mountfd.mount(MountSpec("bind", origin), place / "nowhere")
+    assert caught.value.filename == str(place / "nowhere")
+    assert "the target" in str(caught.value.hint)
+    assert "X-mount.mkdir" in str(caught.value.hint)
+
+
+def test_locked_attributes_and_trees_are_explained(route: str, place: Path, origin: Path) -> None:
+    need_real_root()
+    put("tmpfs", "below", origin / "sub", ["nosuid"])
+
+    def act() -> list[tuple[str, str]]:
+        told = []
+        for start, words in ((origin, ""), (origin / "sub", "suid")):
+            with pytest.raises(KernelError) as caught:
+                put("bind", start, place / "p", words)
+            told.append((str(caught.value.filename), str(caught.value.hint)))
+        return told
+
+    tree, flag = in_child(in_user_namespace(act))
+    assert tree[0] == str(origin)
+    assert "rbind" in tree[1]
+    assert "locked" in flag[1]
+
+
+def test_a_type_that_begins_with_no(route: str, place: Path) -> None:
+    with pytest.raises(mountfd.NotSupported):
+        put("nosuchfs", "none", place / "p")
+
+
+def test_text_that_no_name_can_be(place: Path) -> None:
+    for given in (("tmpfs", "x\ud800", ""), ("tmpfs", "x", "size=1\ud800"), ("tm\ud800", "x", "")):
+        with pytest.raises(InvalidSpec):
+            mountfd.mount(MountSpec(given[0], given[1], options=given[2]), place / "p")
+
+
+def test_a_source_that_fsconfig_cannot_carry_is_mounted_the_same(route: str, place: Path) -> None:
+    point = put("tmpfs", "s" * 300, place / "p", "ro=vfs,nodev")
+    assert vfs(point) == {"ro", "nodev", "relatime"}
+    assert "rw" in fs(point)
+    point = put("tmpfs", "s" * 300, place / "q", "ro=fs")
+    assert ("rw" in vfs(point), "ro" in fs(point)) == (True, True)
+    with pytest.raises(KernelError) as caught:
+        put("tmpfs", "s" * 300, place / "r", "nonsense=1")
+    assert caught.value.filename != "m"
+
+
+# --- others at the same place --------------------------------------------------------------------------------------
+def test_threads_that_mount_at_one_place_each_get_their_own(route: str, place: Path) -> None:
+    point, threads = fill(place / "p"), []
+    numbers: dict[str, int | None] = {}
+
+    def act(name: str) -> None:
+        numbers[name] = mountfd.mount(MountSpec("tmpfs", name, options="nodev"), point)
+
+    for number in range(8):
+        threads.append(threading.Thread(target=act, args=(f"t{number}",)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert {name: mountfd.lookup(id=number).source for name, number in numbers.items()} == {n: n for n in numbers}
+    assert len(numbers) == count(point) == 8
+
+
+def test_what_others_mount_upon_it_keeps_its_attributes_and_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOUNTFD_ROUTE", "mount:string")
+    origin = put("tmpfs", "origin", place / "origin")
+    point = fill(place / "p")
+    beaten = False
+
+    def beat(_count: int, name: str, arguments: tuple[object, ...]) -> int:
+        nonlocal beaten
+        if not beaten and name == "openat" and arguments[1] == bytes(point) and count(point):
+            beaten = True
+            private.mount_tmpfs(point)
+        return 0
+
+    with watching(Watch(beat)), pytest.raises(KernelError) as caught:
+        put("bind", origin, point, "ro")
+    assert caught.value.errno == ESTALE
+    assert vfs(point) == {"rw", "relatime"}
+    assert count(point) == 2
+
+
+@pytest.mark.parametrize(
     ("words", "shown"),
     [
         (["rbind", "ro"], ("ro", "rw")),
@@ -291,11 +402,26 @@ def test_an_owner_that_nobody_is(route: str, place: Path, key: str, name: str) -
     assert count(place / "p") == 0
 
 
-def test_an_owner_of_what_is_read_only_is_an_error_and_leaves_nothing(route: str, place: Path, origin: Path) -> None:
+@pytest.mark.parametrize("word", ["ro", "rro"])
+def test_an_owner_of_a_bind_that_becomes_read_only(route: str, place: Path, origin: Path, word: str) -> None:
+    need_real_root()
+    point = put("bind", origin, place / "p", f"{word},X-mount.owner=7,X-mount.group=8,X-mount.mode=711")
+    assert "ro" in vfs(point)
+    found = point.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (7, 8, 0o711)
+
+
+def test_an_owner_of_a_new_mount_that_becomes_read_only(route: str, place: Path) -> None:
+    need_real_root()
+    point = put("tmpfs", "x", place / "p", "ro=vfs,X-mount.owner=7")
+    assert ("ro" in vfs(point), "rw" in fs(point), point.stat().st_uid) == (True, True, 7)
+
+
+def test_an_owner_of_a_read_only_filesystem_is_an_error_and_leaves_nothing(route: str, place: Path) -> None:
     for word in ("owner=1", "group=1", "mode=700"):
         with pytest.raises(KernelError, match="Read-only") as caught:
-            put("bind", origin, place / "p", f"ro,X-mount.{word}")
-        assert "X-mount" in str(caught.value.hint)
+            put("tmpfs", "x", place / "p", f"ro,X-mount.{word}")
+        assert "ro=vfs" in str(caught.value.hint)
         assert count(place / "p") == 0
 
 

@@ -24,11 +24,11 @@ from mountfd.verbs.temporary import Finding, clearing, seen, sweep, sweeping, te
 from tests.support import guard
 from tests.support.images import image_file
 from tests.support.layers import fill, pair, table
-from tests.support.mounting import bind, tmpfs
+from tests.support.mounting import MS_REC, MS_SHARED, bind, change, tmpfs, umount
 from tests.support.need import need, need_command, need_real_root
 from tests.support.others import NOBODY, in_child
 from tests.support.program import SCRIPT, alive, eventually
-from tests.support.specs import cleared, count, fs, fstype
+from tests.support.specs import cleared, count, fs, fstype, in_user_namespace
 
 TMPFS = MountSpec("tmpfs", "x", options=["mode=755"])
 # A fork beside threads may end in a lock that one of them held, so this is a program.
@@ -259,6 +259,45 @@ def test_a_file_is_no_directory(place: Path) -> None:
         pytest.fail("never here")
 
 
+def shared_tree(place: Path) -> Path:
+    """Mount a shared tmpfs with another one below, which has one below; give its path."""
+    source = tmpfs(place / "source")
+    change(source, MS_SHARED)
+    tmpfs(source / "child")
+    tmpfs(source / "child/grandchild")
+    (source / "child/file").touch()
+    (source / "dir").mkdir()
+    return source
+
+
+def test_nothing_of_a_tree_is_seen_at_a_shared_source(place: Path, tree: str) -> None:
+    source = shared_tree(place)
+    before = table()
+    specs = [
+        MountSpec("bind", source, options="rbind"),
+        MountSpec("bind", place / "a/own", "child/file"),
+        MountSpec("bind", source / "child", "dir", ["bind"]),
+        MountSpec("tmpfs", "x", "dir/grandchild"),
+    ]
+    with temporary(specs) as root:
+        assert read(root, "child/file") == "a"
+        assert table() == before
+        write(root, "dir/grandchild/new", "x")
+    assert table() == before
+    assert os.listdir(source / "child/grandchild") == []
+
+
+def test_nothing_that_is_attached_in_a_bind_is_seen_at_a_shared_source(place: Path) -> None:
+    need(mountfd.has(mountfd.Feature.MOUNT_INSIDE_DETACHED), "mounts inside detached mounts (Linux 6.15)")
+    source = shared_tree(place)
+    before = table()
+    with temporary(MountSpec("bind", source)) as root, Mount.clone(place / "a") as more:
+        more.attach("dir", dir_fd=root.fileno())
+        assert read(root, "dir/own") == "a"
+        assert table() == before
+    assert table() == before
+
+
 # --- at a path -------------------------------------------------------------------------------------------------------
 def test_the_path_is_there_in_the_block_alone(place: Path) -> None:
     with temporary_path(overlay_of(place), location=place / "tmp") as path:
@@ -443,6 +482,127 @@ def test_fuse_at_a_path(place: Path) -> None:
         assert (Path(path) / "file").read_text() == "hello"
     assert os.listdir(place / "tmp") == []
     assert eventually(lambda: not alive(str(place)))
+
+
+@pytest.fixture(params=["descriptor", "string"])
+def mount_route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Mount by one route after the other."""
+    name: str = request.param
+    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
+    return name
+
+
+def test_what_stands_at_the_source_of_an_rbind_stays_there(place: Path, mount_route: str) -> None:
+    source = shared_tree(place)
+    before = table()
+    with temporary_path(MountSpec("bind", source, options="rbind,shared"), location=place / "tmp") as path:
+        assert count(Path(path)) == 3
+        tmpfs(Path(path) / "dir")
+        assert count(source) == 3
+    assert table() == before
+    assert os.listdir(place / "tmp") == []
+
+
+def test_it_stays_there_too_when_one_of_a_list_fails(place: Path, mount_route: str) -> None:
+    source = shared_tree(place)
+    before = table()
+    specs = [MountSpec("bind", source, options="rbind"), MountSpec("tmpfs", "x", options="nonsense=1")]
+    with pytest.raises(KernelError), temporary_path(specs, location=place / "tmp"):
+        pytest.fail("never here")
+    assert table() == before
+
+
+def test_it_stays_there_too_when_the_dead_had_bound_it(place: Path, mount_route: str) -> None:
+    source = shared_tree(place)
+    before = table()
+    left(place / "tmp", MountSpec("bind", source, options="rbind"))
+    assert [(finding.mounts, finding.error) for finding in sweep(place / "tmp")] == [(3, None)]
+    assert table() == before
+
+
+def test_copies_at_peers_of_the_location_go_too(place: Path) -> None:
+    source = shared_tree(place)
+    location = tmpfs(place / "location")
+    change(location, MS_SHARED)
+    bind(location, place / "peer")
+    before = table()
+    with temporary_path(MountSpec("bind", source, options="rbind"), location=location):
+        assert (count(location), count(place / "peer"), count(source)) == (4, 4, 3)
+    assert table() == before
+    left(location, MountSpec("bind", source, options="rbind"))
+    assert count(place / "peer") == 4
+    assert [finding.error for finding in sweep(location)] == [None]
+    assert table() == before
+
+
+@pytest.mark.parametrize("is_dead", [False, True], ids=["at the end", "by a sweep"])
+def test_what_is_bound_there_meanwhile_stays_whole_at_its_source(place: Path, is_dead: bool) -> None:
+    """Who prepares a root directory binds /dev into it with all that is below."""
+    source = shared_tree(place)
+    tmpfs(source / "child")  # as an automount is covered by what it mounts
+    before = table()
+    if is_dead:
+        bind(source, left(place / "tmp") / "dev", MS_REC)
+        assert [finding.error for finding in sweep(place / "tmp")] == [None]
+    else:
+        with temporary_path(TMPFS, location=place / "tmp") as path:
+            bind(source, Path(path) / "dev", MS_REC)
+            assert count(Path(path)) == 5
+    assert table() == before
+    assert os.listdir(place / "tmp") == []
+
+
+def test_a_path_that_was_taken_away_in_the_block(place: Path) -> None:
+    with temporary_path(TMPFS, location=place / "tmp") as path:
+        umount(Path(path))
+        os.rmdir(path)
+    assert os.listdir(place / "tmp") == []
+
+
+def test_what_was_mounted_in_a_bind_there_goes_from_its_source_too(place: Path) -> None:
+    source = shared_tree(place)
+    before = table()
+    with temporary_path(TMPFS, location=place / "tmp") as path:
+        bind(source, Path(path) / "in")
+        tmpfs(Path(path) / "in/dir")
+        assert count(source) == 4
+    assert table() == before
+
+
+def test_what_can_not_be_parted_from_its_source_stays(place: Path) -> None:
+    """What covers a bind went to its source as well, and no path leads to the bind any more."""
+    source = shared_tree(place)
+    before = table()
+    context = temporary_path(TMPFS, location=place / "tmp")
+    path = Path(context.__enter__())
+    bind(source, path, MS_REC)
+    tmpfs(path)
+    with pytest.raises(Busy, match="covered"):
+        context.__exit__(None, None, None)
+    assert count(source) == 4
+    umount(path)
+    assert [finding.error for finding in sweep(place / "tmp")] == [None]
+    assert table() == before
+
+
+def test_mounts_that_are_locked_below_an_rbind_go_with_it(place: Path) -> None:
+    need_real_root()
+    source, location = shared_tree(place), place / "tmp"
+
+    def act() -> list[Any]:
+        spec = MountSpec("bind", source, options="rbind")
+        with temporary_path(spec, location=location) as path:
+            seen: list[Any] = [count(Path(path))]
+            with pytest.raises(Denied):
+                mountfd.unmount(Path(path) / "child/grandchild")
+        seen += [os.listdir(location), count(location)]
+        dead = left(location, spec)
+        findings = [(finding.path, finding.mounts, finding.error) for finding in sweep(location)]
+        return [*seen, findings == [(str(dead.parent), 3, None)], os.listdir(location), count(location), count(source)]
+
+    before = table()
+    assert in_child(in_user_namespace(act)) == [3, [], 0, True, [], 0, 3]
+    assert table() == before
 
 
 # --- sweeping --------------------------------------------------------------------------------------------------------

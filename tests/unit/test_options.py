@@ -333,6 +333,17 @@ def test_an_idmap_as_mount_says_it() -> None:
     assert parse("X-mount.idmap=/proc/1/ns/user").idmap == "/proc/1/ns/user"
 
 
+def test_of_two_ways_to_say_an_idmap_the_last_one_counts() -> None:
+    both = ["uidmap=0:1:1", "gidmap=0:2:1"]
+    assert parse("X-mount.idmap=0:1000:1", *both).idmap == IdMap.parse("0:1:1", "0:2:1")
+    assert parse(*both, "X-mount.idmap=0:1000:1").idmap == IdMap.parse("0:1000:1")
+
+
+def test_text_without_an_encoding_is_refused() -> None:
+    with pytest.raises(InvalidSpec):
+        parse("size=\ud800")
+
+
 @pytest.mark.parametrize("word", ["idmap", "ridmap"])
 def test_how_far_an_idmap_goes_needs_an_idmap(word: str) -> None:
     assert parse("uidmap=0:1:1", "gidmap=0:1:1", word).idmap_below is (word == "ridmap")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
     from mountfd.model.loop import LoopInfo
 
-__all__ = ["LoopDevice", "attached"]
+__all__ = ["AddedLoop", "LoopDevice", "attached"]
 
 _TAKEN = (EBUSY, ENXIO, ENOENT)  # another process has it now; it is about to be freed; it was removed
 _TRIES = 128
@@ -44,11 +44,15 @@ class LoopDevice(OwnedFd):
     from it (then with the last mount), it is open elsewhere, or it was attached with autoclear=False.
     """
 
-    __slots__ = ("number",)
+    __slots__ = ("added", "number")
 
-    def __init__(self, fd: int) -> None:
-        """Take over the descriptor of a loop device. Raises KernelError, and closes it, when it is something else."""
+    def __init__(self, fd: int, *, added: bool = False) -> None:
+        """Take over the descriptor of a loop device. Raises KernelError, and closes it, when it is something else.
+
+        Arguments: fd; added, whether the device itself was made for this.
+        """
         super().__init__(fd)
+        self.added = added
         try:
             self.number = nodes.number_of(fd)
         except BaseException:
@@ -104,16 +108,27 @@ class LoopDevice(OwnedFd):
         )
         with Image(image, read_only=read_only) as held:
             if not reuse:
-                return cls(_to_free(held, setup) if device is None else _to_named(device, held, setup))
+                return cls(_to_free(held, setup)) if device is None else cls._named(device, held, setup)
             with nodes.control() as control:
                 _wait_for_turn(control)
                 try:
                     if device is not None:
-                        return cls(_to_named(device, held, setup, reuse=True))
+                        return cls._named(device, held, setup, reuse=True)
                     found = _reusable(held, setup)
                     return cls(_to_free(held, setup) if found is None else found)
                 finally:  # said, because a child that was forked meanwhile has this open file too
                     calls.flock(control.fileno(), LOCK_UN)
+
+    @classmethod
+    def _named(cls, device: StrPath, image: Image, setup: LoopSetup, *, reuse: bool = False) -> Self:
+        number = nodes.named(os.fsdecode(device))
+        added = number is not None and not os.path.lexists(device) and nodes.add(number)
+        try:
+            return cls(_to_named(device, number, image, setup, reuse=reuse), added=added)
+        except BaseException:
+            if added and number is not None:
+                nodes.remove(number)
+            raise
 
     @classmethod
     def open(cls, path: StrPath) -> Self:
@@ -157,6 +172,30 @@ class LoopDevice(OwnedFd):
         """Name the device and the descriptor."""
         state = "closed" if self.closed else f"fd={self.fileno()}"
         return f"<mountfd.LoopDevice {getattr(self, 'number', '?')} {state}>"
+
+
+class AddedLoop(OwnedFd):
+    """A loop device that was itself made for a mount: when this is closed it goes, unless it is used.
+
+    Arguments: fd, of /dev/loop-control; number, of the device, or None where another one sees to it.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, fd: int, number: int | None = None) -> None:
+        """Take over the descriptor."""
+        super().__init__(fd)
+        self.number = number
+
+    def close(self) -> None:
+        """Let the device go."""
+        number, self.number = getattr(self, "number", None), None
+        super().close()
+        if number is not None:
+            try:
+                nodes.remove(number)
+            except KernelError as error:
+                calls.remark(f"the loop device {number} that was made stays: {error}")
 
 
 def attached(image: StrPath | int) -> list[LoopInfo]:
@@ -220,11 +259,9 @@ def _to_free(image: Image, setup: LoopSetup) -> int:
     raise AssertionError  # the last try has raised
 
 
-def _to_named(device: StrPath, image: Image, setup: LoopSetup, *, reuse: bool = False) -> int:
-    number = nodes.named(os.fsdecode(device))
-    if number is not None and not os.path.lexists(device):
-        nodes.add(number)
-        fd = nodes.open_number(number, os.O_RDONLY)
+def _to_named(device: StrPath, wanted: int | None, image: Image, setup: LoopSetup, *, reuse: bool) -> int:
+    if wanted is not None and not os.path.lexists(device):
+        fd = nodes.open_number(wanted, os.O_RDONLY)
     else:
         fd = nodes.open_path(device, os.O_RDONLY)
     with OwnedFd(fd) as held:  # for as long as it is open, it keeps the image that it has
@@ -269,7 +306,7 @@ def _reusable(image: Image, setup: LoopSetup) -> int | None:
 def _taken_over(held: OwnedFd, info: LoopInfo, setup: LoopSetup) -> int:
     """Open a device that is held already; it must be all that is asked for."""
     if info.read_only and not setup.read_only:
-        raise _busy(info, "it has this image already, read-only: ask for read_only=True, or detach it first")
+        raise _busy(info, "it has this image already, and read-only: ask for `ro`, or detach it first")
     for word in ("direct_io", "partscan"):
         if getattr(setup, word) and not getattr(info, word):
             raise _busy(info, f"it has this image already, without {word}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from _thread import get_native_id
-from errno import EACCES, EEXIST, ENODEV, ENOENT, ENOTBLK, ENOTTY, ENXIO, EPERM
+from errno import EACCES, EBUSY, EEXIST, ENODEV, ENOENT, ENOTBLK, ENOTTY, ENXIO, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -21,9 +21,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
 
-__all__ = ["add", "attribute", "bound", "control", "free", "named", "number_of", "open_number", "open_path"]
+__all__ = [
+    "add",
+    "attribute",
+    "bound",
+    "control",
+    "free",
+    "named",
+    "number_of",
+    "open_number",
+    "open_path",
+    "remove",
+]
 
 _CONTROL = b"/dev/loop-control"
+_CTL_REMOVE = 0x4C81  # LOOP_CTL_REMOVE
 _NODE_MODE = 0o600
 _ATTRIBUTE = 4096
 _NO_MODULE = "this kernel has no loop devices, or its module `loop` isn't there to be loaded"
@@ -49,8 +61,8 @@ def free(control: OwnedFd) -> int:
     return int(calls.ioctl_fd(control.fileno(), n.LOOP_CTL_GET_FREE, 0))
 
 
-def add(number: int) -> None:
-    """Make the device of that number unless it exists."""
+def add(number: int) -> bool:
+    """Make the device of that number unless it exists; say whether it was made."""
     with control() as held:
         try:
             calls.ioctl_fd(held.fileno(), n.LOOP_CTL_ADD, number)
@@ -58,6 +70,26 @@ def add(number: int) -> None:
             if error.errno != EEXIST:
                 error.explain(filename=f"/dev/loop{number}")
                 raise
+            return False
+    return True
+
+
+def remove(number: int) -> None:
+    """Remove a device that was made, and its node, unless it is used. Call: ioctl(2) LOOP_CTL_REMOVE."""
+    with control() as held:
+        try:
+            calls.ioctl_fd(held.fileno(), _CTL_REMOVE, number)
+        except KernelError as error:
+            if error.errno not in (EBUSY, ENODEV):
+                error.explain(filename=f"/dev/loop{number}")
+                raise
+            return  # it is used, so it stays; or somebody else has removed it
+    try:
+        os.unlink(f"/dev/loop{number}")  # devtmpfs has done it already; elsewhere it is a node that was made here
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        calls.remark(f"the node /dev/loop{number} stays: {error.strerror}")
 
 
 def open_number(number: int, access: int, *, make: bool = True) -> int:

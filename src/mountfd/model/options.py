@@ -8,6 +8,8 @@ Of contradicting words the last one wins. What no table knows is the filesystem'
 
 from __future__ import annotations
 
+import os
+
 from mountfd.abi.flags import Attr
 from mountfd.errors import InvalidSpec
 from mountfd.model.idmap import IdMap
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from mountfd.abi.flags import Propagation
     from mountfd.model.param import Param
 
-__all__ = ["LoopWish", "Options", "pieces", "split"]
+__all__ = ["LoopWish", "Options", "check_text", "pieces", "split"]
 
 _NEGATIVE = {"ro": "rw", "sync": "async", "lazytime": "nolazytime", "mand": "nomand"}
 _MAPS = ("uidmap", "gidmap", "X-mount.idmap")
@@ -133,6 +135,7 @@ class _Reader:
                 raise InvalidSpec(f"options are all text or all parameters, not {word!r} among text", part="options")
             if "\0" in word:
                 raise InvalidSpec(f"the option {word!r} has a NUL in it", part=word.partition("=")[0])
+            check_text(word, "options")
             parts = pieces(word, escapes=joined)
             if len(parts) > 1 and not joined:  # what the kernel would be given as they are
                 self.options.params += [_param(part) for part in parts]
@@ -148,6 +151,10 @@ class _Reader:
             if self._plain(key, value):
                 return
         elif key in _MAPS:
+            others = (
+                _MAPS[:2] if key == "X-mount.idmap" else _MAPS[2:]
+            )  # both say the whole of it, so the last one does
+            self.maps = {name: said for name, said in self.maps.items() if name not in others}
             self.maps[key] = value
             return
         if key in IGNORED or key in IMPLIED:
@@ -259,6 +266,14 @@ class _Reader:
         options.idmap = _idmap(self.maps)
         if options.idmap is None and options.idmap_below is not None:
             raise InvalidSpec("`idmap` and `ridmap` need both uidmap= and gidmap=", part="idmap")
+
+
+def check_text(text: str, part: str) -> None:
+    """See that text can be told to the kernel: a surrogate that stands for no byte has no encoding."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InvalidSpec(f"{part} {text!r} has a character that no file name can have", part=part) from None
 
 
 def pieces(word: str, *, escapes: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ import os
 from mountfd.errors import InvalidSpec
 from mountfd.model.idmap import IdMap
 from mountfd.model.option_words import READ_ONLY_TYPES
-from mountfd.model.options import Options, pieces, split
+from mountfd.model.options import Options, check_text, pieces, split
 from mountfd.model.overlay_text import escape, unescape
 from mountfd.model.param import Flag, Param, String
 
@@ -57,6 +57,7 @@ class MountSpec:
                 raise InvalidSpec(f"{part} must be text, not {value!r}", part=part)
             if "\0" in os.fspath(value):
                 raise InvalidSpec(f"{part} {value!r} has a NUL in it", part=part)
+            check_text(os.fspath(value), part)
         if not isinstance(attrs, int):
             raise InvalidSpec(f"attrs must be of mountfd.Attr, not {attrs!r}", part="attrs")
         if idmap is not None and not isinstance(idmap, IdMap):
@@ -79,6 +80,12 @@ class MountSpec:
         """The type without what containerd puts before it: `overlay` of `format/mkdir/overlay`."""
         return self.type.rpartition("/")[2]
 
+    @property
+    def is_served(self) -> bool:
+        """Whether the type names a FUSE filesystem and the program that serves it: `fuse.X`, `fuse3.X`."""
+        family, dot, name = self.filesystem.partition(".")
+        return family in ("fuse", "fuse3") and bool(dot and name)
+
     def understood(self) -> Options:
         """Give what the options ask for. Raises InvalidSpec that names the word at fault."""
         options = Options.parse([option for option in self.options if isinstance(option, str)], joined=self._is_overlay)
@@ -87,6 +94,13 @@ class MountSpec:
         options.idmap = self.idmap or options.idmap
         if self.filesystem in ("bind", "rbind") and options.action in ("", "bind"):
             options.action = "rbind" if "rbind" in (self.filesystem, options.action) else "bind"
+        if self.is_served and options.loop is not None and not options.loop.asked:
+            options.loop = None  # without the word `loop`, offset= and sizelimit= are the program's own
+        is_change = not (options.action or self.filesystem or self.source)
+        if is_change or options.action:
+            from mountfd.model.unused import refuse_unused  # noqa: PLC0415 (most descriptions are of a filesystem)
+
+            refuse_unused(options, is_change=is_change, is_typed=self._is_typed)
         return options
 
     @property

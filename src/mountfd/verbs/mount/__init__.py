@@ -119,18 +119,20 @@ def _at(  # noqa: PLR0913 (what, where, and how)
     beneath: bool = False,
     reuse_loop: bool = False,
     apart: bool = False,
-    note: Callable[[int], None] | None = None,
+    note: Callable[[int | None], None] | None = None,
 ) -> int | None:
     from mountfd.verbs.mount.helper import is_for_helper, mount_by_helper  # noqa: PLC0415 (beside what it serves)
 
     if is_for_helper(spec) and not options.action:
-        return mount_by_helper(spec, options, place) or None
+        return mount_by_helper(spec, options, place, beneath=beneath) or None
     if route() == "string":
         if beneath:
             raise InvalidSpec("mount(2) can't attach beneath: that takes move_mount(2)", part="beneath")
         from mountfd.verbs.mount.by_string import act  # noqa: PLC0415 (one route is loaded, not both)
 
         number = act(spec, options, place, reuse_loop=reuse_loop) or None
+        if note is not None:
+            note(number)
         if apart and options.action in _BINDS:
             _set_apart(options, place)
         return number
@@ -158,7 +160,9 @@ def _set_apart(options: Options, place: Place) -> None:
         calls.mount(None, path, None, int(propagation) | (_MS_REC if recursive else 0), None)
 
 
-def _attach(made: Mount, options: Options, place: Place, *, beneath: bool, note: Callable[[int], None] | None) -> int:
+def _attach(
+    made: Mount, options: Options, place: Place, *, beneath: bool, note: Callable[[int | None], None] | None
+) -> int:
     from mountfd.verbs.mount.change import propagate  # noqa: PLC0415
 
     number = id_of(made.fileno(), b"", HERE)

@@ -8,12 +8,12 @@ mounts below take a step each: a failure on the way takes the mount away again.
 from __future__ import annotations
 
 import os
-from errno import E2BIG
+from errno import E2BIG, EINVAL, EPERM, ESTALE
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
-from mountfd.errors import InvalidSpec, KernelError, from_errno, unsupported
+from mountfd.errors import Gone, InvalidSpec, KernelError, from_errno, unsupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.kernel_log import KernelLog
@@ -24,15 +24,19 @@ from mountfd.model.overlay_text import escape, overlay_of
 from mountfd.model.param import String
 from mountfd.model.table import MountTable
 from mountfd.verbs.enter import in_private_namespace, on_thread
-from mountfd.verbs.mount.make import give_root
+from mountfd.verbs.mount.change import LOCKED
+from mountfd.verbs.mount.make import UNBINDABLE, added_loop, give_root, gives_root
+from mountfd.verbs.mount.place import take_back
 from mountfd.verbs.mount.source import Source
+from mountfd.verbs.mount.turns import turn_at
 from mountfd.verbs.query import lookup
 from mountfd.verbs.query.oldway import read_table
-from mountfd.verbs.query.place import HERE, NOFOLLOW, id_of
+from mountfd.verbs.query.place import FOLLOW, HERE, NOFOLLOW, id_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     from mountfd.model.options import Options
     from mountfd.model.overlay import Layer
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     from mountfd.model.spec import MountSpec
     from mountfd.verbs.mount.place import Place
 
-__all__ = ["act", "staged"]
+__all__ = ["act", "set_all", "staged"]
 
 _PAGE_KEPT = 4095
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC = 1, 32, 4096, 8192, 16384
@@ -48,8 +52,8 @@ _MS_RELATIME = 1 << 21
 _SUPERBLOCK = {"ro": 1, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25}
 _ATIME_MASK = 0x70
 _ATTR_RDONLY = 1
-_TAKE_BACK = 2 | 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_TAKE_BACK = 2 | 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _CLONE_FS = 0x200
 
 
@@ -61,53 +65,132 @@ def act(spec: MountSpec, options: Options, place: Place, *, reuse_loop: bool) ->
         raise unsupported("X-mount.subdir", "mount(2) mounts a whole filesystem: a part takes open_tree(2), Linux 5.2")
     if options.action == "remount" or not (options.action or spec.filesystem or spec.source):
         number = id_of(place.fd, b"", HERE)  # asked first: what is done isn't taken back for want of a number
-        act_on = _remount if options.action else _propagate
-        act_on(options, place.path())
+        with _blaming(place):
+            set_all(options, place.link, os.fsdecode(place.path()), with_filesystem=bool(options.action))
         return number
-    try:
-        _first(spec, options, place.link, reuse_loop=reuse_loop)
-    except KernelError as error:
-        error.filename = place.name if error.filename == os.fsdecode(place.link) else error.filename
-        raise
-    path = place.path()  # read again: the target may have been moved meanwhile
-    try:
-        number = id_of(n.AT_FDCWD, path, NOFOLLOW)
-        place.check(number)
-        _then(options, path)
-    except BaseException:
-        if options.action != "move":
-            calls.umount2(path, _TAKE_BACK)
-        raise
+    added: list[int] = []
+    with turn_at(place.path()):
+        moved = _id_of_source(spec, options) if options.action == "move" else 0
+        before = _top(place.path())
+        with _blaming(place):
+            _first(spec, options, place.link, added, reuse_loop=reuse_loop)
+        path = place.path()  # read again: the target may have been moved meanwhile
+        try:
+            mount = Mount(calls.openat(n.AT_FDCWD, path, _PATH_NOFOLLOW, 0))
+        except BaseException:
+            if options.action != "move" and (not before or _top(path) != before):
+                calls.umount2(path, _TAKE_BACK)
+            raise
+    with mount:
+        try:
+            mount.keep(*map(added_loop, added))
+            number = id_of(mount.fileno(), b"", HERE)
+            is_ours = _is_ours(number, moved, before)
+            if is_ours:
+                place.check(number)
+                with _blaming(place):
+                    _then(options, b"/proc/self/fd/%d" % mount.fileno(), os.fsdecode(path))
+        except BaseException:
+            if options.action != "move":
+                take_back(mount)
+            raise
+    if not is_ours:  # so nothing is taken away, either
+        hint = (
+            f"others mounted or unmounted there at the same time: mount {number} stands on top, and isn't the new one"
+        )
+        raise from_errno(ESTALE, "mount", (place.name,), filename=place.name, hint=hint)
     return number
 
 
-def _first(spec: MountSpec, options: Options, target: bytes, *, reuse_loop: bool) -> None:
+class _blaming:  # noqa: N801 (used like a function)
+    """Name the place, as its caller does, in errors of calls that were given a descriptor's path."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, KernelError) and str(error.filename).startswith("/proc/self/fd/"):
+            error.filename = self.place.name
+
+
+def _id_of_source(spec: MountSpec, options: Options) -> int:
+    return id_of(n.AT_FDCWD, encode(spec.source, "source"), NOFOLLOW if "source" in options.nofollow else FOLLOW)
+
+
+def _top(path: bytes) -> int:
+    """Give the unique id of the mount on top at a path; 0 where there are none, or nothing is there."""
+    try:
+        return id_of(n.AT_FDCWD, path, NOFOLLOW)
+    except KernelError:
+        return 0
+
+
+def _is_ours(number: int, moved: int, before: int) -> bool:
+    """Say whether what is on top at the place was mounted there by us: others may mount there at the same time.
+
+    Arguments: number, of what is on top; moved, of what was moved there; before, of what was on top before.
+    """
+    if not number or not before:
+        return True  # without unique ids nobody can tell
+    if moved:
+        return number == moved
+    try:
+        parent = lookup(id=number, fields=("parent_id",)).parent_id
+    except Gone:
+        return False
+    except KernelError:
+        parent = before  # a filter forbids statmount(2): then that it is another one must do
+    return number != before and parent == before
+
+
+def _first(spec: MountSpec, options: Options, target: bytes, added: list[int], *, reuse_loop: bool) -> None:
     """Mount it at a target that no rename can lead elsewhere."""
     if options.action:
         flags = {"bind": _MS_BIND, "rbind": _MS_BIND | _MS_REC, "move": _MS_MOVE}[options.action]
         if "source" not in options.nofollow:
-            calls.mount(encode(spec.source, "source"), target, None, flags, None)
+            source_path = encode(spec.source, "source")
+            try:
+                calls.mount(source_path, target, None, flags, None)
+            except KernelError as error:
+                _explain_bind(error, spec, options)
+                raise
             return
         with OwnedFd(calls.openat(n.AT_FDCWD, encode(spec.source, "source"), _PATH_NOFOLLOW, 0)) as source:
             calls.mount(b"/proc/self/fd/%d" % source.fileno(), target, None, flags, None)
     elif spec.filesystem == "overlay":
         _overlay(spec, options, target)
     else:
-        _filesystem(spec, options, target, reuse_loop=reuse_loop)
+        _filesystem(spec, options, target, added, reuse_loop=reuse_loop)
 
 
-def _then(options: Options, path: bytes) -> None:
+def _explain_bind(error: KernelError, spec: MountSpec, options: Options) -> None:
+    """Name the source where it is at fault: mount(2) itself doesn't say which of the two."""
+    if not os.path.exists(spec.source):
+        error.filename = spec.source
+        error.explain(hint=f"the source {spec.source!r} doesn't exist")
+    elif error.errno == EINVAL and options.action != "move":
+        error.filename = spec.source
+        error.explain(hint=UNBINDABLE[options.action == "rbind"])
+
+
+def _then(options: Options, link: bytes, path: str) -> None:
+    """Do the steps that come after: link leads to the mount whatever comes upon it, path is where it stands."""
+    late = _ATTR_RDONLY if gives_root(options) else 0  # what is read-only can be given no owner
+    attrs = options.attrs & ~late
     if options.action in ("bind", "rbind"):
-        if options.attrs or options.clear:
-            _set(path, options.attrs, options.clear)
-    elif not options.action and bool(options.attrs & _ATTR_RDONLY) != options.superblock.get("ro", False):
-        _set(path, options.attrs, _ATTR_RDONLY & ~options.attrs)  # mount(2) has one flag for both
-    if options.action == "move":
-        _propagate(options, path)
-        return
-    _set_below(path, options)
-    give_root(os.fsdecode(path), options)
-    _propagate(options, path)
+        if attrs or options.clear:
+            _set(link, attrs, options.clear)
+    elif not options.action and bool(attrs & _ATTR_RDONLY) != options.superblock.get("ro", False):
+        _set(link, attrs, _ATTR_RDONLY & ~options.attrs)  # mount(2) has one flag for both
+    _set_below(link, path, options.below & ~late, options.below_clear)
+    give_root(os.fsdecode(link), options)
+    if options.attrs & late:
+        _set(link, _ATTR_RDONLY, 0)
+    _set_below(link, path, options.below & late, 0)
+    _propagate(options, link)
 
 
 def _propagate(options: Options, path: bytes) -> None:
@@ -116,7 +199,7 @@ def _propagate(options: Options, path: bytes) -> None:
 
 
 # --- filesystems ---------------------------------------------------------------------------------------------------
-def _filesystem(spec: MountSpec, options: Options, path: bytes, *, reuse_loop: bool) -> None:
+def _filesystem(spec: MountSpec, options: Options, path: bytes, added: list[int], *, reuse_loop: bool) -> None:
     with Source(spec.source, options, reuse=reuse_loop) as source:
         if source.is_image and not source.is_on_loop:
             source.put_on_loop()
@@ -129,6 +212,7 @@ def _filesystem(spec: MountSpec, options: Options, path: bytes, *, reuse_loop: b
             except KernelError as error:
                 errors.append(error)
             else:
+                added += [] if source.added_loop is None else [source.added_loop]
                 return
         raise errors[-1] if len(errors) == 1 else ExceptionGroup(f"none of {', '.join(types)} fits", errors)
 
@@ -144,8 +228,9 @@ def _mount_one(fstype: str, source: Source, options: Options, path: bytes, log: 
         raise
 
 
-def staged(fstype: str, source: Source, options: Options) -> Mount:
-    """Make a filesystem by mount(2) in a private namespace, and give it as a detached mount."""
+def staged(fstype: str, source: Source, options: Options, attrs: int) -> Mount:
+    """Make a filesystem by mount(2) in a private namespace, and give it as a detached mount with attributes."""
+    flags = _flags(options) | (_MS_RDONLY if fstype in READ_ONLY_TYPES else 0)
     name = os.path.abspath(source.name) if source.path and os.path.exists(source.name) else source.name
     data = _data(options.params)
     with FsContext.open("tmpfs") as context, context.create().mount() as ground:
@@ -154,10 +239,20 @@ def staged(fstype: str, source: Source, options: Options) -> Mount:
         def make() -> Mount:
             ground.attach("/")
             calls.fchdir(ground.fileno())
-            calls.mount(name, b"m", os.fsencode(fstype), _flags(options), data)
+            try:
+                calls.mount(name, b"m", os.fsencode(fstype), flags, data)
+            except KernelError as error:
+                error.filename = os.fsdecode(source.name)
+                raise
             return Mount.clone(b"m")
 
-        return in_private_namespace(make)
+        mount = in_private_namespace(make)
+    try:
+        # mount(2) has one flag for the filesystem and the mount.
+        return mount.set(attrs & _ATTR_RDONLY, clear=_ATTR_RDONLY & ~attrs)
+    except BaseException:
+        mount.close()
+        raise
 
 
 def _overlay(spec: MountSpec, options: Options, path: bytes) -> None:
@@ -230,7 +325,12 @@ def _ms(attrs: int) -> int:
 
 def _set(path: bytes, attrs: int, clear: int) -> None:
     """Change attributes of the mount at a path, and no others: mount(2) wants to be told all, also those that stay."""
-    calls.mount(None, path, None, _MS_REMOUNT | _MS_BIND | _whole(path, attrs, clear), None)
+    try:
+        calls.mount(None, path, None, _MS_REMOUNT | _MS_BIND | _whole(path, attrs, clear), None)
+    except KernelError as error:
+        if error.errno == EPERM and clear:
+            error.explain(hint=LOCKED)
+        raise
 
 
 def _whole(path: bytes, attrs: int, clear: int) -> int:
@@ -241,39 +341,51 @@ def _whole(path: bytes, attrs: int, clear: int) -> int:
     return _ms(wanted) | (0 if wanted & _ATIME_MASK else _MS_RELATIME)
 
 
-def _remount(options: Options, path: bytes) -> None:
-    whole, before = _whole(path, options.attrs, options.clear), _whole(path, 0, 0)
+def set_all(options: Options, link: bytes, path: str, *, with_filesystem: bool = False) -> None:
+    """Set attributes and propagation of a mount, and flags and parameters of its filesystem; or nothing, if that fails.
+
+    Arguments: options; link, a path that leads to it whatever comes upon it; path, where it stands.
+    """
+    changes = bool(options.attrs or options.clear) or with_filesystem
+    if not changes:
+        _set_below(link, path, options.below, options.below_clear)
+        _propagate(options, link)
+        return
+    whole, before = _whole(link, options.attrs, options.clear), _whole(link, 0, 0)
     try:
-        _change(path, options, whole)
-    except BaseException:
-        calls.mount(None, path, None, _MS_REMOUNT | _MS_BIND | before, None)
+        if with_filesystem:
+            _reconfigure(link, options, whole)
+        calls.mount(None, link, None, _MS_REMOUNT | _MS_BIND | whole, None)
+        _set_below(link, path, options.below, options.below_clear)
+        _propagate(options, link)
+    except BaseException as error:
+        if isinstance(error, KernelError) and error.errno == EPERM and options.clear:
+            error.explain(hint=LOCKED)
+        calls.mount(None, link, None, _MS_REMOUNT | _MS_BIND | before, None)
         raise
 
 
-def _change(path: bytes, options: Options, whole: int) -> None:
+def _reconfigure(link: bytes, options: Options, whole: int) -> None:
     if (options.superblock or options.params) and not options.bind_too:
-        now = int(lookup(path, fields=("sb_flags",)).sb_flags or 0)
+        now = int(lookup(link, fields=("sb_flags",)).sb_flags or 0)
         for name, bit in _SUPERBLOCK.items():
             now = now & ~bit | (bit if options.superblock.get(name, bool(now & bit)) else 0)
         kept = now & sum(_SUPERBLOCK.values())
-        calls.mount(None, path, None, _MS_REMOUNT | whole & ~_MS_RDONLY | kept, _data(options.params))
-    calls.mount(None, path, None, _MS_REMOUNT | _MS_BIND | whole, None)
-    _set_below(path, options)
-    _propagate(options, path)
+        calls.mount(None, link, None, _MS_REMOUNT | whole & ~_MS_RDONLY | kept, _data(options.params))
 
 
-def _set_below(path: bytes, options: Options) -> None:
-    """Change attributes of the mount at a path and of all below it, or of none."""
-    if not (options.below or options.below_clear):
+def _set_below(link: bytes, path: str, attrs: int, clear: int) -> None:
+    """Change attributes of a mount and of all below it, or of none."""
+    if not (attrs or clear):
         return
     done: list[tuple[bytes, int]] = []
     # By the table: a question about each mount could leave one out, which would then stay as it was without a word.
-    below = MountTable(parse(read_table())).below(os.fsdecode(path))
-    points = [path, *(os.fsencode(info.point) for info in below if info.point)]
+    below = MountTable(parse(read_table())).below(path)
+    points = [link, *(os.fsencode(info.point) for info in below if info.point)]
     try:
         for point in dict.fromkeys(points):
             before = _whole(point, 0, 0)
-            _set(point, options.below, options.below_clear)
+            _set(point, attrs, clear)
             done.append((point, before))
     except BaseException:
         for point, before in reversed(done):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EINVAL, EPERM
 
 from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError
@@ -14,13 +14,17 @@ from mountfd.verbs.query.place import HERE, id_of, is_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mountfd.model.options import Options
+    from mountfd.model.param import Param
     from mountfd.model.spec import MountSpec
     from mountfd.verbs.mount.place import Place
 
-__all__ = ["change", "move", "propagate", "remount"]
+__all__ = ["change", "move", "propagate", "remount", "set_all", "set_attributes"]
 
 _SETTABLE = 0x2000FF
+LOCKED = "an attribute is locked: this mount came from a more privileged mount namespace, so it can't be cleared here"
 
 
 def remount(options: Options, place: Place) -> None:
@@ -29,29 +33,52 @@ def remount(options: Options, place: Place) -> None:
     Raises: Busy for `ro` with a file open for writing: then nothing has changed.
     """
     _want_mount(place)
+    params = [] if options.bind_too else [*options.sb_params(negative=True), *options.params]
     with _opened(place) as mount:
-        before = int(lookup(fd=mount, fields=("attrs",)).attrs or 0) & _SETTABLE
-        if options.attrs or options.clear:
-            mount.set(options.attrs, clear=options.clear)
         try:
-            params = [*options.sb_params(negative=True), *options.params]
-            if params and not options.bind_too:
-                with FsContext.pick(f"/proc/self/fd/{place.fd}") as context:
-                    context.set(*params).reconfigure()
-            if options.below or options.below_clear:
-                mount.set(options.below, clear=options.below_clear, recursive=True)
-            propagate(options, mount)
-        except BaseException:
-            if options.attrs or options.clear:
-                mount.set(before, clear=_SETTABLE & ~before)
+            set_all(options, mount, params)
+        except KernelError as error:
+            error.explain(filename=place.name)
             raise
 
 
 def change(options: Options, place: Place) -> None:
-    """Set the propagation, and where words say so attributes, of a mount that stands."""
+    """Set the propagation, and where words say so attributes, of a mount that stands; its filesystem stays as it is."""
     _want_mount(place)
     with _opened(place) as mount:
+        try:
+            set_all(options, mount)
+        except KernelError as error:
+            error.explain(filename=place.name)
+            raise
+
+
+def set_all(options: Options, mount: Mount, params: Sequence[Param] = ()) -> None:
+    """Set attributes and propagation of a mount, and parameters of its filesystem; or nothing, should that fail."""
+    before = int(lookup(fd=mount, fields=("attrs",)).attrs or 0) & _SETTABLE
+    if options.attrs or options.clear:
+        set_attributes(mount, options.attrs, options.clear)
+    try:
+        if params:
+            with FsContext.pick(f"/proc/self/fd/{mount.fileno()}") as context:
+                context.set(*params).reconfigure()
+        if options.below or options.below_clear:
+            set_attributes(mount, options.below, options.below_clear, recursive=True)
         propagate(options, mount)
+    except BaseException:
+        if options.attrs or options.clear:
+            mount.set(before, clear=_SETTABLE & ~before)
+        raise
+
+
+def set_attributes(mount: Mount, attrs: int, clear: int, *, recursive: bool = False) -> None:
+    """Change attributes, and say what it usually is where that is forbidden."""
+    try:
+        mount.set(attrs, clear=clear, recursive=recursive)
+    except KernelError as error:
+        if error.errno == EPERM and clear:
+            error.explain(hint=LOCKED)
+        raise
 
 
 def propagate(options: Options, mount: Mount) -> None:

@@ -10,6 +10,8 @@ from mountfd.verbs.mount.source import held_types, in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mountfd.errors import KernelError
     from mountfd.verbs.mount.source import Source
 
@@ -35,10 +37,12 @@ def explain(error: KernelError, fstype: str, source: Source, log: list[str]) -> 
     """Add what concerns it of the kernel's log, and the likeliest cause, to the error of a filesystem."""
     if _is_own(error, source):
         _drop_hint(error)
-    error.explain(log=_of_device([line for line in log if line.startswith(_BEGINNINGS)], fstype, source))
+    error.explain(
+        log=_of_device([line for line in log if line.startswith((*_BEGINNINGS, f"{fstype}: "))], fstype, source)
+    )
     if source.path and error.errno not in (ENODEV, ENOTDIR):
         error.filename = source.path  # mount(2)'s own is the target
-    error.explain(hint=_hint(error.errno, fstype, source))
+    error.explain(hint=_hint(error.errno, fstype, source, error.log))
 
 
 def _is_own(error: KernelError, source: Source) -> bool:
@@ -69,18 +73,29 @@ def _names(line: str) -> list[str]:
     return "".join(char if char.isalnum() or char == "-" else " " for char in line).split()
 
 
-def _hint(errno: int, fstype: str, source: Source) -> str | None:
+def _hint(errno: int, fstype: str, source: Source, log: Sequence[str]) -> str | None:
     if errno == ENOTBLK:
         return f"{fstype} wants a block device: {source.path!r} is none; an image goes with the option `loop`"
     if errno in (EACCES, EROFS):
-        return "the device can only be read: ask for `ro`" if source.is_readable else None
+        return _about_reading(fstype, source, log) if source.is_readable else None
     if errno == EBUSY:
         return "the device is mounted already with other flags (`ro` and `rw` don't mix), or in use by another system"
     if errno == ENOENT and not os.path.exists(source.path):
-        return f"there is no {source.path!r}"
+        return f"the source {source.path!r} doesn't exist"
     if errno in _DAMAGED and source.is_readable:
         return _about_content(errno, fstype, source)
     return None
+
+
+def _about_reading(fstype: str, source: Source, log: Sequence[str]) -> str | None:
+    if not source.wants_read_only:
+        return "the device can only be read: ask for `ro`"
+    word = "norecovery" if fstype == "xfs" else "noload"
+    if fstype != "xfs" and not any(word in line for line in log):
+        return None  # the kernel's own words, or the error, must do
+    return (
+        f"it was not unmounted cleanly, and its log can't be replayed on a device that is only read: ask for `{word}`"
+    )
 
 
 def _is_on_full_disk(source: Source) -> bool:

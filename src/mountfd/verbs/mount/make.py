@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from errno import EIO, ENOTBLK
+from errno import EINVAL, EIO, ENOENT, ENOTBLK, EROFS
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -31,16 +31,24 @@ from mountfd.verbs.mount.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mountfd.handles.fd import OwnedFd
     from mountfd.model.options import Options
     from mountfd.model.overlay import Overlay
     from mountfd.model.param import Param
     from mountfd.model.spec import MountSpec
 
-__all__ = ["detached", "give_root"]
+__all__ = ["UNBINDABLE", "added_loop", "detached", "give_root", "gives_root"]
 
+# Why a bind is refused with EINVAL; by whether it is recursive.
+UNBINDABLE = {
+    False: "the source is unbindable, or in a user namespace mounts below it are locked: use `rbind`",
+    True: "the source is unbindable, or lies in another mount namespace",
+}
+_RDONLY = 1
 _KEPT = -1
 _ID_MAX = 0xFFFFFFFE
 _ID_DIGITS = 10
+_CLONE_NEWUSER = 0x10000000
 
 
 def detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> Mount:
@@ -49,30 +57,53 @@ def detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> 
     Arguments: spec; options, of it, understood; reuse_loop, whether a loop device that has the image already is taken.
     Propagation is left to whoever attaches it. Raises: what the parts raise; nothing is left on any failure.
     """
+    added: list[int] = []
     if options.action in ("bind", "rbind"):
         mount = _bind(spec, options)
     elif spec.filesystem == "overlay":
-        mount = assemble(_overlay(spec, options), options.attrs)
+        mount = assemble(_overlay(spec, options), _first(options))
     else:
-        mount = _filesystem(spec, options, reuse_loop=reuse_loop)
+        mount = _filesystem(spec, options, added, reuse_loop=reuse_loop)
     try:
         mount = _with_subdir(mount, options)
+        for number in added:
+            mount.keep(added_loop(number))
         _finish(mount, options, is_overlay=spec.filesystem == "overlay")
     except BaseException:
         mount.close()
+        for number in added:
+            added_loop(number).close()
         raise
     return mount
 
 
+def added_loop(number: int) -> OwnedFd:
+    """Give what removes a loop device that was made, when the mount goes that never was attached."""
+    from mountfd.handles.loop import AddedLoop  # noqa: PLC0415 (few name a loop device, and that isn't there)
+    from mountfd.handles.loop_nodes import control  # noqa: PLC0415
+
+    return AddedLoop(control().release(), number)
+
+
 # --- kinds ---------------------------------------------------------------------------------------------------------
 def _bind(spec: MountSpec, options: Options) -> Mount:
-    mount = Mount.clone(
-        encode(spec.source, "source"), recursive=options.action == "rbind", follow="source" not in options.nofollow
-    )
+    recursive = options.action == "rbind"
+    try:
+        mount = Mount.clone(encode(spec.source, "source"), recursive=recursive, follow="source" not in options.nofollow)
+    except KernelError as error:
+        if error.errno == EINVAL:
+            error.explain(hint=UNBINDABLE[recursive])
+        elif error.errno == ENOENT:
+            error.explain(hint=f"the source {spec.source!r} doesn't exist")
+        raise
     try:
         if options.attrs or options.clear:
-            mount.set(options.attrs, clear=options.clear)
-    except BaseException:
+            from mountfd.verbs.mount.change import set_attributes  # noqa: PLC0415 (many binds change nothing)
+
+            set_attributes(mount, _first(options), options.clear)
+    except BaseException as failure:
+        if isinstance(failure, KernelError):
+            failure.explain(filename=spec.source)
         mount.close()
         raise
     return mount
@@ -84,7 +115,7 @@ def _overlay(spec: MountSpec, options: Options) -> Overlay:
     return overlay_of([*options.sb_params(negative=False), *options.params], options.idmap, spec.source)
 
 
-def _filesystem(spec: MountSpec, options: Options, *, reuse_loop: bool) -> Mount:
+def _filesystem(spec: MountSpec, options: Options, added: list[int], *, reuse_loop: bool) -> Mount:
     if not spec.filesystem and not spec.source:
         raise InvalidSpec("neither a type nor a source is given", part="type")
     with Source(spec.source, options, reuse=reuse_loop) as source:
@@ -92,9 +123,12 @@ def _filesystem(spec: MountSpec, options: Options, *, reuse_loop: bool) -> Mount
         errors: list[KernelError] = []
         for fstype in types:
             try:
-                return _try(fstype, source, options)
+                mount = _try(fstype, source, options)
             except KernelError as error:
                 errors.append(error)
+            else:
+                added += [] if source.added_loop is None else [source.added_loop]
+                return mount
         raise errors[-1] if len(errors) == 1 else ExceptionGroup(f"none of {', '.join(types)} fits", errors)
 
 
@@ -103,14 +137,15 @@ def _try(fstype: str, source: Source, options: Options) -> Mount:
     if fstype in READ_ONLY_TYPES and Flag("ro") not in params:
         params.insert(0, Flag("ro"))
     texts = [source.name, *(_raw(param) for param in params if isinstance(param, String))]
-    if max(map(len, texts)) > n.FSCONFIG_STRING_MAX:
-        from mountfd.verbs.mount.by_string import staged  # noqa: PLC0415 (only for a value that fsconfig can't carry)
-
-        calls.remark(f"mount: a value is longer than {n.FSCONFIG_STRING_MAX} bytes, so {fstype} goes by mount(2)")
-        return staged(fstype, source, options)
+    is_long = max(map(len, texts)) > n.FSCONFIG_STRING_MAX
     with KernelLog(b"") as log:
         try:
-            return _create(fstype, source, params, options.attrs)
+            if is_long:
+                from mountfd.verbs.mount.by_string import staged  # noqa: PLC0415 (for what fsconfig can't carry)
+
+                calls.remark(f"mount: a value has over {n.FSCONFIG_STRING_MAX} bytes, so {fstype} goes by mount(2)")
+                return staged(fstype, source, options, _first(options))
+            return _create(fstype, source, params, _first(options))
         except KernelError as error:
             if error.errno != ENOTBLK or not source.is_image or source.is_on_loop:
                 from mountfd.verbs.mount.explain import explain  # noqa: PLC0415 (only on the way out of an error)
@@ -160,12 +195,29 @@ def _narrowed(mount: Mount, subdir: str) -> Mount:
 
 
 def _finish(mount: Mount, options: Options, *, is_overlay: bool) -> None:
-    if options.below or options.below_clear:
-        mount.set(options.below, clear=options.below_clear, recursive=True)
+    from mountfd.verbs.mount.change import set_attributes  # noqa: PLC0415 (for the few that need it)
+
+    late = _RDONLY if gives_root(options) else 0  # what is read-only can be given no owner
+    if options.below & ~late or options.below_clear:
+        set_attributes(mount, options.below & ~late, options.below_clear, recursive=True)
     if options.idmap is not None and not is_overlay:
         recursive = options.action == "rbind" if options.idmap_below is None else options.idmap_below
         _idmap(mount, options.idmap, recursive=recursive)
     give_root(f"/proc/self/fd/{mount.fileno()}", options)  # fchmod(2) takes no descriptor of this kind
+    if options.attrs & late:
+        mount.set(_RDONLY)
+    if options.below & late:
+        mount.set(_RDONLY, recursive=True)
+
+
+def gives_root(options: Options) -> bool:
+    """Say whether the options want an owner, group or mode for the new mount's root."""
+    return options.owner is not None or options.group is not None or options.mode is not None
+
+
+def _first(options: Options) -> int:
+    """Give the attributes that a mount has from the beginning."""
+    return options.attrs & ~_RDONLY if gives_root(options) else options.attrs
 
 
 def give_root(path: str, options: Options) -> None:
@@ -177,6 +229,8 @@ def give_root(path: str, options: Options) -> None:
             os.chmod(path, options.mode)
     except OSError as error:
         hint = "X-mount.owner, group and mode are for the root of the new mount, which won't take them"
+        if error.errno == EROFS:
+            hint += ": the filesystem itself, or the bind's source, is read-only (`ro=vfs` makes the mount alone so)"
         raise from_errno(error.errno or EIO, "chown", (options.owner, options.group, options.mode), hint=hint) from None
 
 
@@ -186,7 +240,20 @@ def _idmap(mount: Mount, idmap: IdMap | str, *, recursive: bool) -> None:
         return
     flags = os.O_RDONLY | os.O_CLOEXEC
     with UserNamespace(calls.openat(n.AT_FDCWD, encode(idmap, "X-mount.idmap"), flags, 0)) as namespace:
-        mount.idmap(namespace, recursive=recursive)
+        try:
+            mount.idmap(namespace, recursive=recursive)
+        except KernelError as error:
+            if error.errno == EINVAL and not _is_user_namespace(namespace):
+                hint = f"X-mount.idmap: {idmap!r} is no user namespace"
+                raise from_errno(EINVAL, error.syscall, error.arguments, filename=idmap, hint=hint) from None
+            raise
+
+
+def _is_user_namespace(namespace: UserNamespace) -> bool:
+    try:
+        return int(calls.ioctl_fd(namespace.fileno(), n.NS_GET_NSTYPE, 0)) == _CLONE_NEWUSER
+    except KernelError:
+        return False  # no namespace at all
 
 
 def _uid(name: str | None) -> int:

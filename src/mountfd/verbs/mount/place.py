@@ -146,7 +146,11 @@ class Place:
 
     def _find(self, resolve: Callable[[bytes], OwnedFd], raw: bytes, options: Options) -> OwnedFd:
         if options.mkdir is None:
-            return resolve(raw)
+            try:
+                return resolve(raw)
+            except Missing as error:
+                error.explain(hint="the target doesn't exist: the option X-mount.mkdir (`mount -m`) makes it")
+                raise
         missing: list[bytes] = []
         head = raw.rstrip(b"/") or b"/"
         while True:
@@ -195,13 +199,23 @@ def take_back(mount: Mount) -> None:
     number = id_of(mount.fileno(), b"", HERE)
     if number and _is_covered(number):
         raise InvalidSpec("something was mounted upon the new mount meanwhile, so it stays attached", part="target")
-    from mountfd.verbs.mount.parting import make_private, part_below  # noqa: PLC0415 (only on the way out of an error)
+    from mountfd.verbs.mount.parting import make_private  # noqa: PLC0415 (only on the way out of an error)
+
+    if not number or not _is_parted(number):
+        make_private(mount.fileno(), recursive=True)
+    calls.umount2(b"/proc/self/fd/%d" % mount.fileno(), _MNT_DETACH)
+
+
+def _is_parted(number: int) -> bool:
+    """Part a mount from what would go along with it; say whether that could be told."""
+    from mountfd.verbs.mount.parting import part_below  # noqa: PLC0415 (only on the way out of an error)
 
     try:
         part_below(number)
-    except KernelError:  # without these calls, nobody can tell what would go along
-        make_private(mount.fileno(), recursive=True)
-    calls.umount2(b"/proc/self/fd/%d" % mount.fileno(), _MNT_DETACH)
+    except KernelError as error:
+        calls.remark(f"what would go along with a mount that is taken back can't be told: {error}")
+        return False
+    return True
 
 
 def _is_covered(number: int) -> bool:

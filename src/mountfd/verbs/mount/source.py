@@ -57,6 +57,16 @@ class Source:
         """Whether it is an image or a block device, which bear a signature; else it is a label, or a directory."""
         return self.is_image or (bool(self.path) and stat.S_ISBLK(_mode_of(self.path)))
 
+    @property
+    def wants_read_only(self) -> bool:
+        """Whether the options ask for a filesystem that is only read."""
+        return self._options.superblock.get("ro", False)
+
+    @property
+    def added_loop(self) -> int | None:
+        """The number of the loop device that was itself made for this, which was none before; or None."""
+        return self._loop.number if self._loop is not None and self._loop.added else None
+
     def put_on_loop(self) -> None:
         """Put the image on a loop device, from now on the source."""
         from mountfd.handles.loop import LoopDevice  # noqa: PLC0415 (most mounts have no image)
@@ -67,7 +77,7 @@ class Source:
             self.path,
             offset=wish.offset,
             sizelimit=wish.sizelimit,
-            read_only=self._options.superblock.get("ro", False) or _is_unwritable(self.path),
+            read_only=self.wants_read_only or _is_unwritable(self.path),
             direct_io=wish.direct_io,
             partscan=wish.partscan,
             device=wish.device,
@@ -80,12 +90,14 @@ class Source:
 
         Raises: InvalidSpec where none is asked for and none, or more than one, is found.
         """
-        if wanted and wanted != "auto" and not wanted.startswith("no"):
+        # `nosuchfs` may be a type that this kernel lacks: only of what bears a signature a type can be left out.
+        is_negative = wanted.startswith("no") and self.is_readable
+        if wanted and wanted != "auto" and not is_negative:
             return wanted.split(",")
         from mountfd.model.signature import NO_FILESYSTEM  # noqa: PLC0415 (only where no type is given)
 
         found = held_types(self.name)
-        unwanted = wanted.removeprefix("no").split(",") if wanted.startswith("no") else []
+        unwanted = wanted.removeprefix("no").split(",") if is_negative else []
         found = [fstype for fstype in found if fstype not in unwanted]
         if len(found) == 1 and found[0] not in NO_FILESYSTEM:
             return found
@@ -106,8 +118,13 @@ class Source:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Close."""
+        """Close; where it was for nothing, a loop device that was itself made goes too."""
+        added = self.added_loop if error is not None else None
         self.close()
+        if added is not None:
+            from mountfd.handles.loop_nodes import remove  # noqa: PLC0415 (few name a loop device, and that isn't there)
+
+            remove(added)
 
 
 def by_tag(text: str) -> str:

@@ -3,7 +3,9 @@
 | what | who can see it | after kill -9 | file |
 | --- | --- | --- | --- |
 | temporary | nobody else: it is attached nowhere | nothing is left | unseen.py |
-| temporary_path | everybody in this namespace: it has a path | `sweep` finds and clears it | seen.py, sweeping.py, clearing.py |
+| temporary_path | everybody in this namespace: it has a path | `sweep` finds and clears it | seen.py, sweeping.py |
+
+How both take away what is mounted there: clearing.py.
 """
 
 from __future__ import annotations

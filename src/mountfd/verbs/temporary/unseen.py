@@ -42,7 +42,8 @@ def temporary(what: What) -> Iterator[Root]:
     stays the caller's.
     Gives a Root: os.open(..., dir_fd=root.fileno()), os.listdir(root.fileno()) and root.resolve(...) work in it. When
     the block ends, or the process is killed, the kernel dissolves the mount; who has a file open there keeps the file.
-    Binds are private to their source: what is mounted here isn't seen there. `volatile` is dropped from an overlay: what is written here shall be there afterwards.
+    Binds are private to their source: what is mounted here isn't seen there. `volatile` is dropped from an overlay:
+    what is written here shall be there afterwards.
     Raises: what `assemble` and `mount` raise.
     Calls: those of `assemble` and `mount`; a tree takes Linux 6.15, and before that a private namespace.
     """
