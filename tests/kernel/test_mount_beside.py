@@ -156,7 +156,15 @@ def test_the_same_words_do_the_same(route: str, place: Path, kind: str, where: s
     if "bind" in kind:
         expected = IMPROVED["bind in a user namespace"] if where != "host" else expected | IMPROVED["bind on the host"]
         expected = expected | IMPROVED["bind"]
-    assert {words: pair for words, pair in found.items() if words not in expected} == {}
+    unmarked = {words: (of_mount, _without_marks(of_ours)) for words, (of_mount, of_ours) in found.items()}
+    # In a user namespace assemble adds `userxattr`, without which no directory of a lower layer can be removed.
+    marked = kind == "overlay" and where != "host" and route == "descriptor"
+    rest = {words: pair for words, pair in (unmarked if marked else found).items() if pair[0] != pair[1]}
+    assert {words: pair for words, pair in rest.items() if words not in expected} == {}
+
+
+def _without_marks(line: Told) -> Told:
+    return tuple(word.replace(",userxattr", "") for word in line)
 
 
 @pytest.mark.parametrize("words", ["nodev", "ro", "rw", "noexec,nodev", "nosuid", "ro,suid", "private", "sync"])

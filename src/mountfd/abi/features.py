@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from errno import EPERM
 
-from mountfd.abi.probes import PROBES
-from mountfd.errors import unsupported
+from mountfd.abi.probes import PRIVILEGED, PROBES, may_mount
+from mountfd.errors import from_errno, unsupported
 
-__all__ = ["Feature", "features", "has", "require"]
+__all__ = ["Feature", "features", "forget", "has", "require"]
 
 
 class Feature(Enum):
@@ -76,7 +77,18 @@ def features() -> dict[str, bool]:
     return {feature.name: feature.present for feature in Feature}
 
 
+def forget() -> None:
+    """Forget what was found: for a process that has changed its user namespace, where other things are allowed."""
+    _found.clear()
+
+
 def require(feature: Feature, why: str) -> None:
-    """Raise NotSupported that names the feature unless it is there; `why` says what needs it."""
+    """Raise NotSupported that names the feature unless it is there; `why` says what needs it.
+
+    Raises: Denied where it was asked of somebody who may mount nothing, and whom the kernel therefore tells nothing.
+    """
     if not feature.present:
+        if feature.name in PRIVILEGED and not may_mount():
+            hint = f"{why}, and that takes CAP_SYS_ADMIN in the user namespace that owns this mount namespace"
+            raise from_errno(EPERM, feature.name.lower(), (), hint=hint)
         raise unsupported(feature.name, f"{why} (Linux {feature.since})")

@@ -43,12 +43,13 @@ def _known(call: Callable[[], object]) -> Probe:
 
     def probe() -> bool:
         errno = _errno_of(call)
-        return errno != ENOSYS and not (errno == EPERM and _may_mount())
+        return errno != ENOSYS and not (errno == EPERM and may_mount())
 
     return probe
 
 
-def _may_mount() -> bool:
+def may_mount() -> bool:
+    """Say whether this thread has CAP_SYS_ADMIN in its user namespace."""
     header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
     calls.capget(calls.reference(header), calls.reference(held))
     return bool(held.effective >> _CAP_SYS_ADMIN & 1)
@@ -229,3 +230,5 @@ PROBES: dict[str, Probe] = {
     "FSMOUNT_NAMESPACE": _fsmount_namespace,
     "SOCKET_XATTR": _socket_xattr,
 }
+# To others than those who may mount the kernel answers EPERM, whether it knows these or not.
+PRIVILEGED = {"MOVE_MOUNT_SET_GROUP", "MOVE_MOUNT_BENEATH"}

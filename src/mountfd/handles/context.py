@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from errno import EMSGSIZE, ENODATA, ENODEV
+from errno import EMSGSIZE, ENODATA, ENODEV, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError
 from mountfd.handles.fd import OwnedFd
-from mountfd.handles.mount import Mount
+from mountfd.handles.mount import UNPRIVILEGED, Mount
 from mountfd.model.param import Blob, Fd, Flag, Path, String
 
 TYPE_CHECKING = False
@@ -55,6 +55,8 @@ class FsContext(OwnedFd):
             if error.errno == ENODEV:
                 error.feature = f"filesystem {fstype}"
                 error.explain(hint=f"this kernel has no filesystem {fstype!r}, or its module isn't there to be loaded")
+            elif error.errno == EPERM:
+                error.explain(hint=UNPRIVILEGED)
             raise
 
     @classmethod

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
     from mountfd.abi.paths import StrPath
 
-__all__ = ["Mount"]
+__all__ = ["UNPRIVILEGED", "Mount"]
+
+UNPRIVILEGED = (
+    "mounting takes CAP_SYS_ADMIN in the user namespace that owns this mount namespace: be root, or use namespaces of "
+    "your own (mountfd run; unshare --user --map-root-user --mount)"
+)
 
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -65,7 +70,12 @@ class Mount(OwnedFd):
         """
         flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
         flags |= (n.AT_RECURSIVE if recursive else 0) | (0 if follow else n.AT_SYMLINK_NOFOLLOW)
-        return cls(calls.open_tree(n.AT_FDCWD if dir_fd is None else dir_fd, encode(path), flags))
+        try:
+            return cls(calls.open_tree(n.AT_FDCWD if dir_fd is None else dir_fd, encode(path), flags))
+        except KernelError as error:
+            if error.errno == EPERM:
+                error.explain(hint=UNPRIVILEGED)
+            raise
 
     @classmethod
     def clone_fd(cls, fd: int, *, recursive: bool = False) -> Self:

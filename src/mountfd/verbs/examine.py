@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+from mountfd.abi import calls
 from mountfd.abi.features import Feature
 from mountfd.errors import InvalidSpec, KernelError, NotSupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
+from mountfd.handles.namespace import write_id_maps
 from mountfd.model.command import DEFAULT_IDMAP
+from mountfd.model.idmap import Extent, IdMap
 from mountfd.model.points import points
 from mountfd.verbs import assemble, mount, replace, watch
 from mountfd.verbs.namespaces import making
+from mountfd.verbs.routes import forget
+from mountfd.verbs.run.inside import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["examine"]
 
+
+def _assemble_route() -> str:
+    name = assemble.route()
+    if name == "fuse":
+        from mountfd.verbs.assemble.by_fuse import check_program  # noqa: PLC0415 (only where the kernel's is refused)
+
+        check_program()
+    return name
+
+
 _ROUTES: dict[str, Callable[[], str]] = {
-    "assemble": assemble.route,
+    "assemble": _assemble_route,
     "mount": mount.route,
     "replace": replace.route,
     "namespace": making.route,
@@ -33,18 +49,22 @@ _LIMITS = {
     "user.max_mnt_namespaces": "/proc/sys/user/max_mnt_namespaces",
 }
 _CAP_SYS_ADMIN = 21
+_NEWNS, _NEWUSER = 0x20000, 0x10000000
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 
 
 def examine() -> dict[str, object]:
     """Find out what can be done here: kernel, user, features, routes, limits and which filesystems can be idmapped.
 
-    Every answer comes from trying it or from /proc; nothing is changed, and nothing stays attached.
+    Every answer comes from trying it or from /proc; nothing is changed, and nothing stays attached. "inside" tells
+    somebody who may not mount here what a user namespace of one's own, as `run` makes it, allows: user, features and
+    routes, or why there is none; it is None for those who may.
     """
+    user = _user()
     return {
         "kernel": os.uname().release,
         "machine": os.uname().machine,
-        "user": _user(),
+        "user": user,
         "features": [
             {
                 "name": feature.name,
@@ -58,7 +78,48 @@ def examine() -> dict[str, object]:
         "routes": {verb: _route(ask) for verb, ask in _ROUTES.items()},
         "limits": {**{name: _number(path) for name, path in _LIMITS.items()}, "mounts now": _mounts_now()},
         "idmapped": _idmappable(),
+        "inside": None if user["CAP_SYS_ADMIN"] else _in_child(_inside),
     }
+
+
+def _inside() -> dict[str, object]:
+    """Become root of a new user namespace, and ask there."""
+    own = IdMap([Extent(0, os.geteuid(), 1)], [Extent(0, os.getegid(), 1)])
+    try:
+        calls.unshare(_NEWUSER | _NEWNS)
+        write_id_maps(os.getpid(), own)
+    except KernelError as error:
+        return {"refused": f"{error} ({error.hint or 'a chroot, AppArmor, seccomp or sysctl'})"}
+    forget()
+    return {
+        "user": _user(),
+        "features": {feature.name: feature.present for feature in Feature},
+        "routes": {verb: _route(ask) for verb, ask in _ROUTES.items()},
+    }
+
+
+def _in_child(ask: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """Give a function's answer from a forked child, which may change its namespaces."""
+    import json  # noqa: PLC0415 (not for root)
+
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                json.dump(ask(), pipe)
+        finally:
+            os._exit(0)  # whatever went wrong: the answer isn't whole then
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    with contextlib.suppress(ChildProcessError):  # a caller who ignores SIGCHLD
+        os.waitpid(pid, 0)
+    try:
+        answer: dict[str, object] = json.loads(said)
+    except ValueError:
+        return {"refused": "asking ended without an answer"}
+    return answer
 
 
 def _user() -> dict[str, object]:
@@ -80,7 +141,9 @@ def _status() -> dict[str, str]:
 def _route(ask: Callable[[], str]) -> str:
     try:
         return ask()
-    except (NotSupported, InvalidSpec) as error:
+    except NotSupported as error:
+        return f"none: {error} ({error.hint})"
+    except (KernelError, InvalidSpec) as error:
         return f"none: {error}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mountfd.abi.calls import remark
+from mountfd.abi.features import forget as forget_features
 from mountfd.abi.routes import forced
 from mountfd.errors import InvalidSpec, unsupported
 
@@ -10,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["choose"]
+__all__ = ["choose", "forget"]
 
 _best: dict[str, str] = {}
 
@@ -37,3 +38,9 @@ def choose(verb: str, routes: Mapping[str, Callable[[], bool]], *, remember: boo
         remark(f"{verb}: route {name}, the best that this kernel can do")
         return name
     raise unsupported(verb, f"no route of {verb} works on this kernel: see `mountfd doctor`")
+
+
+def forget() -> None:
+    """Forget features and routes: for a process that has changed its user namespace, where other things are allowed."""
+    forget_features()
+    _best.clear()

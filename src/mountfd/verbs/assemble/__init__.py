@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | place | a few detached clones, idmapped, on which the layers are names | layers.py |
 | pair | upper and work from one clone, locked | pair.py |
-| build | one of three routes: descriptor, path, string | by_*.py |
+| build | one of four routes: descriptor, path, string, fuse | by_*.py |
 | check | what overlayfs says to the kernel's log alone, or not at all | in_use.py, pair.py, diagnose.py |
 """
 
@@ -17,6 +17,7 @@ from mountfd.model.overlay import Overlay
 from mountfd.model.param import String
 from mountfd.verbs.assemble.in_use import FalseAlarm, refuse_if_in_use, tells_of_use
 from mountfd.verbs.assemble.layers import Placed
+from mountfd.verbs.assemble.ordinary import is_overlay_refused, marks
 from mountfd.verbs.assemble.pair import Pair, check_writable
 from mountfd.verbs.routes import choose
 
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["assemble", "route"]
 
 _ROUTES = {
-    "descriptor": lambda: has(Feature.OVERLAY_LAYER_DETACHED),
-    "path": lambda: has(Feature.OVERLAY_LAYER_APPEND),
-    "string": lambda: has(Feature.MOUNT_API),
+    "descriptor": lambda: has(Feature.OVERLAY_LAYER_DETACHED) and not is_overlay_refused(),
+    "path": lambda: has(Feature.OVERLAY_LAYER_APPEND) and not is_overlay_refused(),
+    "string": lambda: has(Feature.MOUNT_API) and not is_overlay_refused(),
+    "fuse": lambda: has(Feature.MOUNT_API),
 }
 _ATTR_RDONLY = 1
 _SOURCE_MAX = 255
@@ -67,7 +69,7 @@ def _once(  # noqa: PLR0913 (what was prepared for it)
     overlay: Overlay, build: Build, params: list[Param], attrs: int, log: KernelLog, *, believe: bool
 ) -> Mount:
     with Placed(overlay) as placed:
-        pair = Pair(overlay) if overlay.upper is not None else None
+        pair = _pair(overlay, build) if overlay.upper is not None else None
         try:
             try:
                 mount = build(overlay, placed, pair, params, attrs)
@@ -95,23 +97,33 @@ def _once(  # noqa: PLR0913 (what was prepared for it)
 
 
 def route() -> str:
-    """Name the route that assemble takes here: descriptor, path or string."""
+    """Name the route that assemble takes here: descriptor, path, string or fuse."""
     return choose("assemble", _ROUTES)
 
 
 def _builder() -> Build:
     name = route()
     if name == "descriptor":
-        from mountfd.verbs.assemble.by_descriptor import build  # noqa: PLC0415 (one route is loaded, not three)
+        from mountfd.verbs.assemble.by_descriptor import build  # noqa: PLC0415 (one route is loaded, not four)
     elif name == "path":
         from mountfd.verbs.assemble.by_path import build  # noqa: PLC0415
+    elif name == "fuse":
+        from mountfd.verbs.assemble.by_fuse import build  # noqa: PLC0415
     else:
         from mountfd.verbs.assemble.by_string import build  # noqa: PLC0415
     return build
 
 
+def _pair(overlay: Overlay, build: Build) -> Pair:
+    if build.__module__.endswith(".by_fuse"):
+        from mountfd.verbs.assemble.by_fuse import pair_when_free  # noqa: PLC0415
+
+        return pair_when_free(overlay)
+    return Pair(overlay)
+
+
 def _params(overlay: Overlay) -> list[Param]:
-    return [String("source", overlay.source or _label(overlay)), *overlay.options]
+    return [String("source", overlay.source or _label(overlay)), *overlay.options, *marks(overlay.options)]
 
 
 def _label(overlay: Overlay) -> bytes:

@@ -101,8 +101,11 @@ class Stage:
             raise blame(error, place.layer) from None
 
 
-def on_stage(placed: Placed, pair: Pair | None, act: Callable[[Stage], Mount]) -> Mount:
+def on_stage(
+    placed: Placed, pair: Pair | None, act: Callable[[Stage], Mount], kind: type[Stage] | None = None
+) -> Mount:
     """Run `act` where every layer has a path; what it returns is detached and outlives the stage."""
+    make = kind or Stage
     for place in placed.places:
         os.close(placed.open(place))  # an unusable name gets its own clone now
     ours = [*placed.clones, *([pair.clone] if pair is not None and pair.clone is not None else [])]
@@ -116,7 +119,7 @@ def on_stage(placed: Placed, pair: Pair | None, act: Callable[[Stage], Mount]) -
         context = held.enter_context(FsContext.open("tmpfs")).create()
         ground = held.enter_context(context.mount())
         with _borrowing if borrowed else nullcontext():
-            return in_private_namespace(lambda: _perform(Stage(ground, copies, held), act, borrowed))
+            return in_private_namespace(lambda: _perform(make(ground, copies, held), act, borrowed))
 
 
 def clone_of_detached(base: Mount, fd: int) -> Mount:

@@ -17,6 +17,7 @@ from errno import ENOENT
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import from_errno, to_words
+from mountfd.verbs.routes import forget
 from mountfd.verbs.run.arrange import arrange
 
 TYPE_CHECKING = False
@@ -111,9 +112,8 @@ def _start() -> str:
 
 
 def namespaces(command: Command) -> int:
-    """Give the CLONE_NEW* flags of a command's namespaces, the user namespace apart."""
-    flags = _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC
-    return flags | (_NEWPID if command.pid_namespace else 0) | (_NEWNET if command.net == "none" else 0)
+    """Give the CLONE_NEW* flags of a command's namespaces, but for the user and, made last, the pid namespace."""
+    return _NEWNS | _NEWCGROUP | _NEWUTS | _NEWIPC | (_NEWNET if command.net == "none" else 0)
 
 
 def status_of(status: int) -> int:
@@ -185,6 +185,7 @@ def become_root(*, groups: bool) -> None:
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    forget()  # what was refused outside
 
 
 def _die_with(parent: int) -> None:
@@ -217,6 +218,10 @@ def keeper(scene: Scene, enter: Callable[[], None]) -> NoReturn:
     scene.umask = os.umask(0o022)  # directories that are made for the command must not depend on it
     _die_with(scene.parent)
     enter()
+    if scene.command.pid_namespace:
+        # Not before: whose children will live in another pid namespace can start no thread, and some ways to make the
+        # root take one, or a program.
+        calls.unshare(_NEWPID)
     _die_with(scene.parent)  # a change of credentials clears it
     from_init, to_keeper = os.pipe2(os.O_CLOEXEC)
     ours, others = os.getpid(), _descriptors()  # the init takes this process along into the new root, with its /proc
