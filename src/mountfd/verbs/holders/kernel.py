@@ -15,6 +15,7 @@ from struct import Struct
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import KernelError
+from mountfd.handles.fd import OwnedFd
 from mountfd.model.holder import Holder
 from mountfd.model.mountinfo import unescape
 from mountfd.verbs.enter import on_thread
@@ -121,13 +122,23 @@ def _both_names(land: Landscape, source: tuple[bytes, int]) -> tuple[bytes | Non
         try:
             if id_of(root, b"", HERE) != land.target.id:
                 return here, None  # it is covered
-            calls.fchdir(root)
+            return here, _name_within(root, fd, index)
         finally:
             os.close(root)
-        calls.chroot(b".")
-        return here, _name_in(fd, index)
     finally:
         os.close(fd)
+
+
+def _name_within(root: int, fd: int, index: int) -> bytes | None:
+    """Read a name with another root; this thread leaves it again, since its end comes a moment after its last word."""
+    with OwnedFd(calls.openat(n.AT_FDCWD, b"/", OPEN_PATH | os.O_DIRECTORY, 0)) as home:
+        calls.fchdir(root)
+        calls.chroot(b".")
+        try:
+            return _name_in(fd, index)
+        finally:
+            calls.fchdir(home.fileno())
+            calls.chroot(b".")
 
 
 def _name_in(fd: int, index: int) -> bytes | None:
