@@ -133,12 +133,15 @@ def _name_within(root: int, fd: int, index: int) -> bytes | None:
     """Read a name with another root; this thread leaves it again, since its end comes a moment after its last word."""
     with OwnedFd(calls.openat(n.AT_FDCWD, b"/", OPEN_PATH | os.O_DIRECTORY, 0)) as home:
         calls.fchdir(root)
-        calls.chroot(b".")
         try:
-            return _name_in(fd, index)
+            calls.chroot(b".")
+            try:
+                return _name_in(fd, index)
+            finally:
+                calls.fchdir(home.fileno())
+                calls.chroot(b".")
         finally:
             calls.fchdir(home.fileno())
-            calls.chroot(b".")
 
 
 def _name_in(fd: int, index: int) -> bytes | None:
