@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import mountfd
 from mountfd import IdMap, InvalidSpec, MountSpec, NotSupported, UserNamespace
+from mountfd.lowlevel import drop_caches
 from tests.support.layers import fill
 from tests.support.others import in_child
 from tests.support.specs import cleared, count, in_user_namespace, put, vfs
@@ -182,19 +185,40 @@ def test_root_of_a_user_namespace_may_not_idmap_what_is_the_hosts(place: Path, o
 
 
 # --- many ----------------------------------------------------------------------------------------------------------
-def test_many_mounts_take_few_descriptors(place: Path, owners: Path) -> None:
-    specs = [
-        MountSpec("bind", owners, f"m{number}", ["X-mount.mkdir", *maps(f"1000:{number}:100")]) for number in range(40)
-    ]
+@contextmanager
+def room_for(descriptors: int) -> Iterator[None]:
+    """Leave this process so many free descriptors."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    (place / "p").mkdir()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, limits[1]))
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    free = (number for number in itertools.count() if number not in taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, descriptors, None)), limits[1]))
     try:
-        mountfd.mount_all(specs[:15], place / "p")
-        for spec in specs[15:]:
-            mountfd.mount(spec, place / "p")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert count(place / "p") == 40
-    assert owner(place / "p/m39/0") == (39, 39)
+
+
+def maps_apart(owners: Path, count: int) -> list[MountSpec]:
+    """Describe mounts, each with an idmap of its own."""
+    return [
+        MountSpec("bind", owners, f"m{number}", ["X-mount.mkdir", *maps(f"1000:{number}:100")])
+        for number in range(count)
+    ]
+
+
+def test_many_mounts_take_few_descriptors(place: Path, owners: Path) -> None:
+    drop_caches()
+    (place / "p").mkdir()
+    with room_for(40):
+        mountfd.mount_all(maps_apart(owners, 60), place / "p")
+    assert count(place / "p") == 60
+    assert owner(place / "p/m59/0") == (59, 59)
+
+
+def test_user_namespaces_that_are_kept_give_way_to_what_needs_descriptors(place: Path, owners: Path) -> None:
+    (place / "p").mkdir()
+    mountfd.mount_all(maps_apart(owners, 8), place / "p")
+    spec = MountSpec("bind", owners, "one more", ["X-mount.mkdir", *maps("1000:99:100")])
+    with room_for(4):
+        mountfd.mount(spec, place / "p")
+    assert owner(place / "p/one more/0") == (99, 99)

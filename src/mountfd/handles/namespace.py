@@ -16,7 +16,7 @@ from errno import EACCES, EAGAIN, EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import Gone, KernelError, Missing
+from mountfd.errors import Gone, KernelError, LimitReached, Missing
 from mountfd.handles.fd import OwnedFd
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 _ORPHAN_SECONDS = 60
 _INITIAL = 0xEFFFFFFD  # the inode number that the kernel gives to no other
-_KEPT = 64
+_KEPT = 16
 _CLOSED = (
     "that process is closed to this one; after a change of its ids it is so to itself, too: prctl(PR_SET_DUMPABLE)"
 )
@@ -211,13 +211,20 @@ _shared: dict[IdMap, _Kept] = {}
 
 
 def shared_user_namespace(idmap: IdMap) -> UserNamespace:
-    """Give the kept user namespace of a map, made on first use; the 64 newest are kept.
+    """Give the kept user namespace of a map, made on first use; the 16 newest are kept while descriptors are free.
 
     The result belongs to the cache: hold a reference while using it, and don't close it.
     """
     kept = _shared.get(idmap)
     if kept is None:
-        kept = _shared.setdefault(idmap, _Kept.new(idmap))
+        try:
+            made = _Kept.new(idmap)
+        except LimitReached:
+            if not _shared:
+                raise
+            drop_caches()  # what is kept to be quick mustn't be what there is no room for
+            made = _Kept.new(idmap)
+        kept = _shared.setdefault(idmap, made)
         for old in list(_shared)[:-_KEPT]:
             # Only forget it: another thread may be using it right now, and its reference keeps it open.
             _shared.pop(old, None)

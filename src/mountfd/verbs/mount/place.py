@@ -35,6 +35,7 @@ class Directories:
     def __init__(self) -> None:
         """Begin with none."""
         self._made: list[tuple[OwnedFd, bytes]] = []
+        self._held: dict[tuple[int, int], OwnedFd] = {}  # an inode that is held keeps its number to itself
 
     def add(self, parent: OwnedFd, name: bytes) -> None:
         """Remember one, and take over the descriptor of its parent."""
@@ -45,10 +46,10 @@ class Directories:
         made, other._made = other._made, []
         for parent, name in made:
             about = os.fstat(parent.fileno())
-            same = [held for held, _ in self._made if os.path.samestat(os.fstat(held.fileno()), about)]
-            if same:
+            held = self._held.setdefault((about.st_dev, about.st_ino), parent)
+            if held is not parent:
                 parent.close()
-            self._made.append((same[0] if same else parent, name))
+            self._made.append((held, name))
 
     def undo(self) -> None:
         """Remove them, the deepest first; one that is in use by now stays."""
@@ -61,6 +62,7 @@ class Directories:
     def close(self) -> None:
         """Let go of their parents: they stay."""
         made, self._made = self._made, []
+        self._held.clear()
         for parent, _ in made:
             parent.close()
 
