@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -187,15 +186,18 @@ def test_root_of_a_user_namespace_may_not_idmap_what_is_the_hosts(place: Path, o
 # --- many ----------------------------------------------------------------------------------------------------------
 @contextmanager
 def room_for(descriptors: int) -> Iterator[None]:
-    """Leave this process so many free descriptors."""
+    """Leave this process so many free descriptors, with all that are open below the limit."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = set(map(int, os.listdir("/proc/self/fd")))
-    free = (number for number in itertools.count() if number not in taken)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, descriptors, None)), limits[1]))
-    try:
+    end = max(taken) + 1 + descriptors
+    with ExitStack() as stack:
+        fillers = [os.dup(0) for number in range(end) if number not in taken]
+        stack.callback(lambda: [os.close(fd) for fd in fillers])
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (end, limits[1]))
+        for _ in range(descriptors):
+            os.close(fillers.pop())
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def maps_apart(owners: Path, count: int) -> list[MountSpec]:
@@ -216,7 +218,6 @@ def test_many_mounts_take_few_descriptors(place: Path, owners: Path) -> None:
 
 
 def test_user_namespaces_that_are_kept_give_way_to_what_needs_descriptors(place: Path, owners: Path) -> None:
-    drop_caches()  # the new ones get the lowest numbers, below the limit that follows
     (place / "p").mkdir()
     mountfd.mount_all(maps_apart(owners, 8), place / "p")
     spec = MountSpec("bind", owners, "one more", ["X-mount.mkdir", *maps("1000:99:100")])
