@@ -12,7 +12,7 @@ import pytest
 
 import mountfd
 from mountfd import IdMap, InvalidSpec, MountSpec, NotSupported, UserNamespace
-from mountfd.lowlevel import drop_caches
+from mountfd.lowlevel import OwnedFd, drop_caches
 from tests.support.layers import fill
 from tests.support.others import in_child
 from tests.support.specs import cleared, count, in_user_namespace, put, vfs
@@ -191,12 +191,11 @@ def room_for(descriptors: int) -> Iterator[None]:
     taken = set(map(int, os.listdir("/proc/self/fd")))
     end = max(taken) + 1 + descriptors
     with ExitStack() as stack:
-        fillers = [os.dup(0) for number in range(end) if number not in taken]
-        stack.callback(lambda: [os.close(fd) for fd in fillers])
+        fillers = [stack.enter_context(OwnedFd(os.dup(0))) for number in range(end) if number not in taken]
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         resource.setrlimit(resource.RLIMIT_NOFILE, (end, limits[1]))
         for _ in range(descriptors):
-            os.close(fillers.pop())
+            fillers.pop().close()
         yield
 
 

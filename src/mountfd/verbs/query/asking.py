@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from errno import EOVERFLOW
+from functools import lru_cache
 from struct import Struct
 
 from mountfd.abi import calls
@@ -177,14 +178,15 @@ def _decode_early(info: MountInfo, raw: tuple[bytes, int], name: str) -> None:
 _AT: dict[str, int] = {name: getattr(StatMountBuffer, name).offset for name, *_ in StatMountBuffer._fields_}
 
 
-def _u64(field: str, kind: Callable[[int], Any] = int) -> Callable[[bytes], Any]:
-    at, unpack = _AT[field], _U64.unpack_from
-    return lambda raw: kind(unpack(raw, at)[0])
+def _number(field: str, kind: Struct) -> Callable[[bytes], int]:
+    at, unpack = _AT[field], kind.unpack_from
+    return lambda raw: unpack(raw, at)[0]
 
 
-def _u32(field: str, kind: Callable[[int], Any] = int) -> Callable[[bytes], Any]:
-    at, unpack = _AT[field], _U32.unpack_from
-    return lambda raw: kind(unpack(raw, at)[0])
+def _flags(field: str, kind: Struct, flags: Callable[[int], Any]) -> Callable[[bytes], Any]:
+    # To make a member of an enum takes longer than all the rest; few different ones are met.
+    at, unpack, member = _AT[field], kind.unpack_from, lru_cache(maxsize=64)(flags)
+    return lambda raw: member(unpack(raw, at)[0])
 
 
 def _text(field: str) -> Callable[[bytes], str]:
@@ -220,22 +222,22 @@ def _id_map(count: str, field: str) -> Callable[[bytes], tuple[Extent, ...]]:
 
 
 _READERS: dict[str, Callable[[bytes], Any]] = {
-    "id": _u64("mnt_id"),
-    "parent_id": _u64("mnt_parent_id"),
-    "id_old": _u32("mnt_id_old"),
-    "parent_id_old": _u32("mnt_parent_id_old"),
-    "ns_id": _u64("mnt_ns_id"),
+    "id": _number("mnt_id", _U64),
+    "parent_id": _number("mnt_parent_id", _U64),
+    "id_old": _number("mnt_id_old", _U32),
+    "parent_id_old": _number("mnt_parent_id_old", _U32),
+    "ns_id": _number("mnt_ns_id", _U64),
     "dev": lambda raw: _DEV.unpack_from(raw, _AT["sb_dev_major"]),
     "fstype": _text("fs_type"),
     "subtype": _text("fs_subtype"),
     "source": _text("sb_source"),
     "root": _text("mnt_root"),
     "point": _text("mnt_point"),
-    "attrs": _u64("mnt_attr", Attr),
-    "sb_flags": _u32("sb_flags", MountFlag),
-    "propagation": _u64("mnt_propagation", Propagation),
-    "peer_group": _u64("mnt_peer_group"),
-    "master": _u64("mnt_master"),
+    "attrs": _flags("mnt_attr", _U64, Attr),
+    "sb_flags": _flags("sb_flags", _U32, MountFlag),
+    "propagation": _flags("mnt_propagation", _U64, Propagation),
+    "peer_group": _number("mnt_peer_group", _U64),
+    "master": _number("mnt_master", _U64),
     "propagate_from": _propagate_from,
     "options": _options,
     "uid_map": _id_map("mnt_uidmap_num", "mnt_uidmap"),

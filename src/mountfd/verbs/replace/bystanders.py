@@ -38,9 +38,10 @@ def refuse_returning(standing: Standing, rows: list[MountInfo]) -> None:
     parent = standing.parent
     if parent is None or not parent.peer_group:
         return
-    place = _within(parent, standing.info)
     for row in (standing.info, *rows):
-        if parent.peer_group in (row.peer_group, row.master) and _is_at_or_below(place, row.root or "/"):
+        if parent.peer_group not in (row.peer_group, row.master):
+            continue
+        if _is_at_or_below(_within(parent, standing.info), row.root or "/"):
             raise InvalidSpec(
                 f"{row.point!r} shows the mount that {standing.target!r} stands on: what is attached there would come "
                 "back to it (make one of them private first)",
