@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from errno import EPERM
+from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.layouts import CapData, CapHeader
-from mountfd.errors import from_errno
+from mountfd.errors import KernelError, from_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["in_namespace", "in_private_namespace", "on_thread", "take_ids"]
+__all__ = ["in_namespace", "in_private_namespace", "on_thread", "pivot_here", "take_ids"]
 
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 16384 | 1 << 18
+_MNT_DETACH = 2
 
 
 def in_private_namespace(act: Callable[[], T]) -> T:
@@ -67,6 +68,20 @@ def on_thread(act: Callable[[], T]) -> T:
     results: list[T] = []
     finish_on_thread(lambda: results.append(act()))
     return results.pop()
+
+
+def pivot_here() -> None:
+    """Make the mount that is the working directory the root of this namespace and of all who live here.
+
+    The mount must be attached: pivot_root(2) takes none that stands nowhere. The old root goes with all that is on it.
+    """
+    try:
+        calls.pivot_root(b".", b".")
+    except KernelError as error:
+        if error.errno == EINVAL:
+            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
+        raise
+    calls.umount2(b".", _MNT_DETACH)
 
 
 def take_ids(uid: int, gid: int) -> None:

@@ -10,7 +10,7 @@ from mountfd.abi.features import Feature
 from mountfd.errors import InvalidSpec, KernelError, NotSupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
-from mountfd.handles.namespace import write_id_maps
+from mountfd.handles.namespace import in_initial_user_namespace, write_id_maps
 from mountfd.model.command import DEFAULT_IDMAP
 from mountfd.model.idmap import Extent, IdMap
 from mountfd.model.points import points
@@ -50,7 +50,6 @@ _LIMITS = {
 }
 _CAP_SYS_ADMIN = 21
 _NEWNS, _NEWUSER = 0x20000, 0x10000000
-_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 
 
 def examine() -> dict[str, object]:
@@ -127,7 +126,7 @@ def _user() -> dict[str, object]:
     effective = int(status.get("CapEff", "0"), 16)
     return {
         "uid": os.geteuid(),
-        "initial user namespace": os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE,
+        "initial user namespace": in_initial_user_namespace(),
         "CAP_SYS_ADMIN": bool(effective >> _CAP_SYS_ADMIN & 1),
         "seccomp filter": status.get("Seccomp", "0") == "2",
     }

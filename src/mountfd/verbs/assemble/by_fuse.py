@@ -31,6 +31,7 @@ from mountfd.verbs.assemble.in_use import FalseAlarm, refuse_if_in_use
 from mountfd.verbs.assemble.ordinary import is_overlay_refused
 from mountfd.verbs.assemble.pair import Pair
 from mountfd.verbs.assemble.stage import Stage, on_stage
+from mountfd.verbs.enter import pivot_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class _ServedStage(Stage):
             calls.setns(own.fileno(), _CLONE_NEWNS)
             view.attach("/")
             calls.fchdir(view.fileno())
-            _pivot_here()
+            pivot_here()
         self.path = next((path for path in _SPOTS if os.path.isdir(path)), None)
         if self.path is None:
             raise unsupported("/proc", f"{_PROGRAM} needs /proc, and there is none here")
@@ -124,18 +125,7 @@ class _ServedStage(Stage):
         """Leave in this namespace the ground, the layers and /proc: for us, and for the program that lives here."""
         calls.mkdirat(self._ground.fileno(), b"proc", 0o755)
         self._proc.attach("proc")
-        _pivot_here()
-
-
-def _pivot_here() -> None:
-    """Make the mount that is the working directory the root of this namespace and of all who live here."""
-    try:
-        calls.pivot_root(b".", b".")
-    except KernelError as error:
-        if error.errno == EINVAL:
-            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
-        raise
-    calls.umount2(b".", _MNT_DETACH)
+        pivot_here()
 
 
 def _open_device() -> OwnedFd:

@@ -10,6 +10,7 @@ from mountfd.abi.features import Feature, has
 from mountfd.errors import KernelError
 from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
+from mountfd.handles.namespace import in_initial_user_namespace
 from mountfd.model.param import Fd, Flag
 
 TYPE_CHECKING = False
@@ -18,18 +19,9 @@ if TYPE_CHECKING:
 
     from mountfd.model.param import Param
 
-__all__ = ["is_overlay_refused", "is_user_namespace", "marks"]
+__all__ = ["is_overlay_refused", "marks"]
 
-_INITIAL = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 _OF_PRIVILEGE = {"redirect_dir": ("on", "follow"), "metacopy": ("on",)}
-
-
-def is_user_namespace() -> bool:
-    """Say whether this process is in a user namespace that isn't the machine's own; without /proc it counts as that."""
-    try:
-        return os.stat("/proc/self/ns/user").st_ino != _INITIAL
-    except OSError:
-        return False
 
 
 def marks(options: Iterable[Param]) -> list[Param]:
@@ -42,7 +34,7 @@ def marks(options: Iterable[Param]) -> list[Param]:
         value = getattr(option, "value", None)
         if option.key == "userxattr" or value in _OF_PRIVILEGE.get(option.key, ()):
             return []
-    return [Flag("userxattr")] if is_user_namespace() else []
+    return [] if in_initial_user_namespace() else [Flag("userxattr")]
 
 
 def is_overlay_refused() -> bool:
@@ -50,7 +42,7 @@ def is_overlay_refused() -> bool:
     if not has(Feature.OVERLAY):
         return has(Feature.MOUNT_API) and _errno_of_tmpfs() == 0
     # Root of the machine may whatever the kernel can. Others are asked about at the last step, not before.
-    return is_user_namespace() and _errno_of_overlay() in (EPERM, EACCES)
+    return not in_initial_user_namespace() and _errno_of_overlay() in (EPERM, EACCES)
 
 
 def _errno_of_tmpfs() -> int:

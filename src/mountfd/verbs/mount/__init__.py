@@ -186,8 +186,8 @@ def _attach(
 
 def _take_away(done: list[tuple[MountSpec, int | None]], target: StrPath, cause: BaseException) -> list[BaseException]:
     from mountfd.verbs.mount.parting import STAYS, part_below, part_under  # noqa: PLC0415 (only on the way out)
+    from mountfd.verbs.query.asking import stands  # noqa: PLC0415
     from mountfd.verbs.unmount import unmount  # noqa: PLC0415
-    from mountfd.verbs.unmount.target import stands  # noqa: PLC0415
 
     failures: list[BaseException] = []
     for spec, number in reversed(done):

@@ -31,6 +31,8 @@ from mountfd.verbs.mount.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mountfd.handles.fd import OwnedFd
     from mountfd.model.options import Options
     from mountfd.model.overlay import Overlay
@@ -257,25 +259,26 @@ def _is_user_namespace(namespace: UserNamespace) -> bool:
 
 
 def _uid(name: str | None) -> int:
-    if name is None or _is_number(name):
-        return _KEPT if name is None else _number(name, "X-mount.owner")
-    import pwd  # noqa: PLC0415 (only for a name)
+    import pwd  # noqa: PLC0415 (only for who gives an owner)
 
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise InvalidSpec(f"there is no user {name!r}", part="X-mount.owner") from None
+    return _id_of(name, lambda known: pwd.getpwnam(known).pw_uid, "user", "X-mount.owner")
 
 
 def _gid(name: str | None) -> int:
-    if name is None or _is_number(name):
-        return _KEPT if name is None else _number(name, "X-mount.group")
-    import grp  # noqa: PLC0415 (only for a name)
+    import grp  # noqa: PLC0415 (only for who gives a group)
 
+    return _id_of(name, lambda known: grp.getgrnam(known).gr_gid, "group", "X-mount.group")
+
+
+def _id_of(name: str | None, find: Callable[[str], int], kind: str, word: str) -> int:
+    if name is None:
+        return _KEPT
+    if _is_number(name):
+        return _number(name, word)
     try:
-        return grp.getgrnam(name).gr_gid
+        return find(name)
     except KeyError:
-        raise InvalidSpec(f"there is no group {name!r}", part="X-mount.group") from None
+        raise InvalidSpec(f"there is no {kind} {name!r}", part=word) from None
 
 
 def _is_number(name: str) -> bool:

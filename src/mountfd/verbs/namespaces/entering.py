@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import KernelError
 from mountfd.handles.fd import OwnedFd
+from mountfd.verbs.enter import pivot_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,13 +51,7 @@ def _take_root(root: Mount) -> None:
         # pivot_root(2) takes no mount that stands nowhere, so it goes over "/" first; then the old root is upon it.
         newer.attach("/")
         calls.fchdir(newer.fileno())
-        try:
-            calls.pivot_root(b".", b".")
-        except KernelError as error:
-            if error.errno == EINVAL:
-                error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
-            raise
-        calls.umount2(b".", _MNT_DETACH)
+        pivot_here()
         calls.chroot(b".")
 
 

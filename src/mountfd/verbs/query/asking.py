@@ -11,7 +11,7 @@ from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.flags import Attr, MountFlag, Propagation
 from mountfd.abi.layouts import MntIdReq, StatMountBuffer
-from mountfd.errors import KernelError
+from mountfd.errors import KernelError, Missing
 from mountfd.model.idmap import Extent
 from mountfd.model.info import FIELDS, MountInfo
 from mountfd.model.mountinfo import unescape
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["EVERYTHING", "ask", "lacks", "list_below", "mask_of"]
+__all__ = ["EVERYTHING", "ask", "lacks", "list_below", "mask_of", "stands"]
 
 # What statmount(2) must be asked for so that a field of MountInfo can be told: STATMOUNT_* of abi/flags.py.
 _BITS = {
@@ -126,6 +126,15 @@ def ask(mnt_id: int, mask: int, *, ns_id: int = 0, fd: int = -1) -> MountInfo:
     finally:
         if desk.size <= _KEPT_BUFFER:
             _free.append(desk)
+
+
+def stands(mnt_id: int) -> bool:
+    """Say whether the mount with a unique id stands in this mount namespace."""
+    try:
+        ask(mnt_id, _BITS["id"])
+    except Missing:
+        return False
+    return True
 
 
 def lacks(info: MountInfo) -> bool:

@@ -6,11 +6,11 @@ import os
 from errno import EINVAL
 
 from mountfd.abi.features import Feature, has
-from mountfd.errors import Busy, InvalidSpec, KernelError, Missing
+from mountfd.errors import Busy, InvalidSpec, KernelError
 from mountfd.handles.mount import Mount
 from mountfd.model.overlay import Overlay
 from mountfd.model.spec import MountSpec
-from mountfd.verbs.query.asking import ask, mask_of
+from mountfd.verbs.query.asking import stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,21 +54,13 @@ def copy(mount: Mount) -> Mount:
     That is a detached one before Linux 6.15, and one that was made in another mount namespace.
     A clone is younger than the mount it will cover or be covered by, which tells a tucked mount from one mounted upon.
     """
-    if has(Feature.CLONE_DETACHED) or _stands_here(mount):
+    if has(Feature.CLONE_DETACHED) or stands(mount.id):
         try:
             return Mount.clone_fd(mount.fileno(), recursive=True)
         except KernelError as error:
-            if error.errno != EINVAL or _stands_here(mount):
+            if error.errno != EINVAL or stands(mount.id):
                 raise
     return mount.dup()
-
-
-def _stands_here(mount: Mount) -> bool:
-    try:
-        ask(mount.id, mask_of(("id",)))
-    except Missing:
-        return False
-    return True
 
 
 def _specified(spec: MountSpec) -> Mount:

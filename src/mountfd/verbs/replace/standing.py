@@ -14,7 +14,7 @@ from mountfd.abi.paths import encode
 from mountfd.errors import Gone, InvalidSpec, KernelError, Missing
 from mountfd.handles.fd import OwnedFd
 from mountfd.verbs.enter import on_thread
-from mountfd.verbs.query.asking import ask, list_below, mask_of
+from mountfd.verbs.query.asking import ask, list_below, mask_of, stands
 from mountfd.verbs.query.place import FOLLOW, HERE, id_of
 
 TYPE_CHECKING = False
@@ -218,7 +218,7 @@ def detach_top(standing: Standing) -> bool:
     try:
         (_detach_by_directory if standing.is_elsewhere else _detach_by_proc)(standing)
     except KernelError:
-        if not _is_mounted(standing.number):
+        if not stands(standing.number):
             return False  # another replacement, or a person, was faster
         # Once something is tucked beneath, only this one's going takes that out of hiding: one failure isn't the end.
         _detach_by_directory(standing)
@@ -241,11 +241,3 @@ def _detach_by_directory(standing: Standing) -> None:
         on_thread(act)
     else:
         calls.umount2(standing.raw, _MNT_DETACH)
-
-
-def _is_mounted(number: int) -> bool:
-    try:
-        ask(number, mask_of(("id",)))
-    except Missing:
-        return False
-    return True

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import EINVAL, ELOOP, EPERM
+from errno import ELOOP, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -21,7 +21,7 @@ from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.model.param import Flag, String
-from mountfd.verbs.enter import take_ids
+from mountfd.verbs.enter import pivot_here, take_ids
 from mountfd.verbs.run.ground import SIGHTS
 
 TYPE_CHECKING = False
@@ -35,7 +35,6 @@ __all__ = ["arrange", "lay_out", "preload", "take_ground", "take_namespace_root"
 
 _NEWNS = 0x20000
 _ROOT = "/root"
-_MNT_DETACH = 2
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _TTY_GROUP = 5
 _PLAIN = ("/proc", "/sys", "/dev")
@@ -171,13 +170,7 @@ def _pivot(root: Mount) -> None:
     # pivot_root(2) refuses a detached root, so it is attached on "/" itself: no directory is needed for that.
     root.attach("/")
     calls.fchdir(root.fileno())
-    try:
-        calls.pivot_root(b".", b".")
-    except KernelError as error:
-        if error.errno == EINVAL:
-            error.explain(hint="the root here is the initramfs itself, which can't be left before Linux 7.0")
-        raise
-    calls.umount2(b".", _MNT_DETACH)
+    pivot_here()
     os.chdir("/")
     root.close()
 

@@ -23,9 +23,9 @@ from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import Gone, KernelError, Missing, from_errno
 from mountfd.handles.fd import OwnedFd
-from mountfd.verbs.query.asking import ask, list_below, mask_of
+from mountfd.verbs.query.asking import ask, list_below, mask_of, stands
 from mountfd.verbs.unmount.one import call
-from mountfd.verbs.unmount.target import is_same, refuse_own_root, stands
+from mountfd.verbs.unmount.target import is_same, refuse_own_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

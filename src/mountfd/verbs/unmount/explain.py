@@ -6,7 +6,7 @@ import os
 from errno import EINVAL, EPERM
 
 from mountfd.errors import KernelError, Missing, MountfdError, from_errno
-from mountfd.verbs.unmount.target import stands
+from mountfd.verbs.query.asking import stands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from time import monotonic, sleep
 
 from mountfd.abi import calls
 from mountfd.errors import Busy, InvalidSpec, KernelError
-from mountfd.verbs.unmount.target import refuse_own_root, stands
+from mountfd.verbs.query.asking import stands
+from mountfd.verbs.unmount.target import refuse_own_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def call(aim: Aim, seen: Seen, flags: int) -> int:
 
 def _left_to_fusermount(number: int) -> bool:
     """Let fusermount3 unmount a FUSE filesystem; say whether it did, or there is nothing for it to do."""
-    from mountfd.verbs.query.asking import ask, mask_of  # noqa: PLC0415 (beside its use)
+    from mountfd.verbs.query.asking import ask, mask_of  # noqa: PLC0415 (beside its use), stands
 
     try:
         info = ask(number, mask_of(("fstype", "point")))

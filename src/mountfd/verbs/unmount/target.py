@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             """Give the descriptor's number."""
 
 
-__all__ = ["Aim", "HasFileno", "Seen", "find", "is_own_root", "is_same", "look", "refuse_own_root", "stands"]
+__all__ = ["Aim", "HasFileno", "Seen", "find", "is_own_root", "is_same", "look", "refuse_own_root"]
 
 _MNT_ID, _MNT_ID_UNIQUE, _MOUNT_ROOT = 0x1000, 0x4000, 0x2000
 _CANNOT = (ENOSYS, EPERM, EINVAL)  # there is no statx(2), or a filter forbids it
@@ -180,15 +180,6 @@ def is_same(seen: Seen, number: int) -> bool:
     if not seen.is_root:
         return False
     return seen.number == (number if seen.is_unique else ask(number, mask_of(("id_old",))).id_old)
-
-
-def stands(number: int) -> bool:
-    """Say whether the mount with an id stands in this namespace."""
-    try:
-        ask(number, mask_of(("id",)))
-    except Missing:
-        return False
-    return True
 
 
 def is_own_root(seen: Seen) -> bool:
