@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import guard, private
 from tests.support.need import need
+from tests.support.specs import ROUTES, cleared
 
 # These make no mounts, so they may run where no namespace can be had.
 WITHOUT_NAMESPACE = {"architecture", "typing", "unit"}
@@ -109,3 +110,18 @@ def scratch(request: pytest.FixtureRequest, temporary_directory: Path) -> Iterat
         guard.drop_garbage()
         if private.unmounted(point):
             break
+
+
+@pytest.fixture
+def place(scratch: Path) -> Iterator[Path]:
+    """Give an empty directory; what a test mounts below it is taken away at the end."""
+    with cleared(scratch):
+        yield scratch
+
+
+@pytest.fixture(params=ROUTES)
+def mount_route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force one route of mount after the other."""
+    name: str = request.param
+    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
+    return name

@@ -20,7 +20,7 @@ from tests.support import guard
 from tests.support.images import image_file
 from tests.support.inject import failing, lacking, watching
 from tests.support.layers import fill, layers, pair
-from tests.support.specs import ROUTES, clear, cleared, count, owner_of, put, vfs
+from tests.support.specs import clear, count, owner_of, put, vfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
 
@@ -28,18 +28,10 @@ ERRNOS = pytest.mark.parametrize("errno", [ENOMEM, EPERM, EINVAL, EBUSY, EINTR, 
 Act = Callable[[], object]
 
 
-@pytest.fixture(params=ROUTES)
-def mount_route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
-
-
 @pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        fill(scratch / "t")
-        yield scratch
+def place(place: Path) -> Path:
+    fill(place / "t")
+    return place
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,15 @@ from tests.support import guard
 from tests.support.images import image_file
 from tests.support.inject import Watch, killing, watching
 from tests.support.layers import fill, layers
-from tests.support.specs import clear, cleared, count, owner_of, vfs
+from tests.support.specs import clear, count, owner_of, vfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
 
 
 @pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        fill(scratch / "t")
-        yield scratch
+def place(place: Path) -> Path:
+    fill(place / "t")
+    return place
 
 
 def specs(place: Path) -> dict[str, MountSpec]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from errno import EBUSY, EINVAL, ENOSYS
 from pathlib import Path
 
@@ -14,21 +13,13 @@ from mountfd import InvalidSpec, KernelError, MountSpec
 from mountfd.lowlevel import calls
 from tests.support.inject import Watch, lacking, watching
 from tests.support.layers import fill, layers
-from tests.support.specs import ROUTES, cleared, count, fstype, put, tags
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
+from tests.support.specs import count, fstype, put, tags
 
 
 @pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        fill(scratch / "t")
-        yield scratch
+def place(place: Path) -> Path:
+    fill(place / "t")
+    return place
 
 
 def tmpfs(below: str = "", *words: str) -> MountSpec:
@@ -38,7 +29,7 @@ def tmpfs(below: str = "", *words: str) -> MountSpec:
 FAILS = MountSpec("tmpfs", "x", options=["nonsense=1"])
 
 
-def test_each_in_its_order_and_with_its_id(route: str, place: Path) -> None:
+def test_each_in_its_order_and_with_its_id(mount_route: str, place: Path) -> None:
     fill(place / "a/foo")
     one, two = layers(place, 2)
     specs = [
@@ -53,16 +44,16 @@ def test_each_in_its_order_and_with_its_id(route: str, place: Path) -> None:
     assert (place / "a/bar").is_dir()
 
 
-def test_none(route: str, place: Path) -> None:
+def test_none(mount_route: str, place: Path) -> None:
     assert mountfd.mount_all([], place / "t") == []
 
 
-def test_all_on_one_place(route: str, place: Path) -> None:
+def test_all_on_one_place(mount_route: str, place: Path) -> None:
     mountfd.mount_all([tmpfs(), tmpfs(), tmpfs()], place / "t")
     assert count(place / "t") == 3
 
 
-def test_a_change_among_mounts(route: str, place: Path) -> None:
+def test_a_change_among_mounts(mount_route: str, place: Path) -> None:
     mountfd.mount_all(
         [tmpfs(), MountSpec("", "", options=["remount", "ro"]), MountSpec("", "", options="shared")], place / "t"
     )
@@ -72,7 +63,7 @@ def test_a_change_among_mounts(route: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 5])
-def test_a_failure_takes_away_what_was_mounted(route: str, place: Path, before: int) -> None:
+def test_a_failure_takes_away_what_was_mounted(mount_route: str, place: Path, before: int) -> None:
     specs = [tmpfs()] + [tmpfs(f"d{number}", "X-mount.mkdir") for number in range(before)]
     table = Path("/proc/self/mountinfo").read_bytes()
     with pytest.raises(KernelError) as caught:
@@ -82,7 +73,7 @@ def test_a_failure_takes_away_what_was_mounted(route: str, place: Path, before: 
     assert os.listdir(place / "t") == []
 
 
-def test_directories_that_were_made_go_too_and_no_others(route: str, place: Path) -> None:
+def test_directories_that_were_made_go_too_and_no_others(mount_route: str, place: Path) -> None:
     fill(place / "t/there")
     specs = [tmpfs("there/a/b", "X-mount.mkdir"), tmpfs("there/a/b/c/d", "X-mount.mkdir"), tmpfs("e", "X-mount.mkdir")]
     with pytest.raises(KernelError):
@@ -91,13 +82,13 @@ def test_directories_that_were_made_go_too_and_no_others(route: str, place: Path
     assert os.listdir(place / "t/there") == []
 
 
-def test_what_is_not_understood_is_found_before_anything_is_done(route: str, place: Path) -> None:
+def test_what_is_not_understood_is_found_before_anything_is_done(mount_route: str, place: Path) -> None:
     with watching(Watch()) as seen, pytest.raises(InvalidSpec):
         mountfd.mount_all([tmpfs(), tmpfs("", "uidmap=0:1:1")], place / "t")
     assert seen.names == []
 
 
-def test_what_stood_before_stays(route: str, place: Path) -> None:
+def test_what_stood_before_stays(mount_route: str, place: Path) -> None:
     put("tmpfs", "before", place / "t")
     with pytest.raises(KernelError):
         mountfd.mount_all([tmpfs(), FAILS], place / "t")
@@ -105,7 +96,7 @@ def test_what_stood_before_stays(route: str, place: Path) -> None:
     assert mountfd.lookup(place / "t").source == "before"
 
 
-def test_a_mount_that_somebody_uses_is_taken_away_all_the_same(route: str, place: Path) -> None:
+def test_a_mount_that_somebody_uses_is_taken_away_all_the_same(mount_route: str, place: Path) -> None:
     held: list[int] = []
 
     def hold(_count: int, name: str, _arguments: object) -> int:
@@ -119,7 +110,7 @@ def test_a_mount_that_somebody_uses_is_taken_away_all_the_same(route: str, place
     os.close(held.pop())
 
 
-def test_failures_to_take_away_are_told_too(route: str, place: Path) -> None:
+def test_failures_to_take_away_are_told_too(mount_route: str, place: Path) -> None:
     refused: list[object] = []
 
     def refuse(_count: int, name: str, arguments: tuple[object, ...]) -> int:
@@ -138,11 +129,11 @@ def test_failures_to_take_away_are_told_too(route: str, place: Path) -> None:
     assert count(place / "t") == 2
 
 
-def test_any_iterable_will_do(route: str, place: Path) -> None:
+def test_any_iterable_will_do(mount_route: str, place: Path) -> None:
     assert len(mountfd.mount_all(iter([tmpfs(), tmpfs()]), str(place / "t"))) == 2
 
 
-def test_without_unique_ids_it_is_taken_away_by_its_path(route: str, place: Path) -> None:
+def test_without_unique_ids_it_is_taken_away_by_its_path(mount_route: str, place: Path) -> None:
     with watching(lacking("statx", "statmount", "listmount", errno=ENOSYS)), pytest.raises(KernelError):
         mountfd.mount_all([tmpfs(), tmpfs("a/b", "X-mount.mkdir"), FAILS], place / "t")
     assert count(place / "t") == 0
@@ -165,7 +156,7 @@ def shared_target(place: Path) -> tuple[Path, Path]:
     return target, put("bind", target, place / "peer")
 
 
-def test_what_stands_at_the_source_of_an_rbind_stays_there(route: str, place: Path) -> None:
+def test_what_stands_at_the_source_of_an_rbind_stays_there(mount_route: str, place: Path) -> None:
     source = shared_with_children(place)
     table = Path("/proc/self/mountinfo").read_bytes()
     with pytest.raises(KernelError) as caught:
@@ -174,7 +165,7 @@ def test_what_stands_at_the_source_of_an_rbind_stays_there(route: str, place: Pa
     assert not any("copies" in note for note in getattr(caught.value, "__notes__", []))
 
 
-def test_it_stays_there_too_where_some_of_it_are_covered(route: str, place: Path) -> None:
+def test_it_stays_there_too_where_some_of_it_are_covered(mount_route: str, place: Path) -> None:
     source = shared_with_children(place)
     put("tmpfs", "covering", source / "child")
     put("tmpfs", "more", source / "child/more")
@@ -184,7 +175,7 @@ def test_it_stays_there_too_where_some_of_it_are_covered(route: str, place: Path
     assert (count(source), count(place / "t")) == (5, 0)
 
 
-def test_copies_that_stay_for_that_are_told(route: str, place: Path) -> None:
+def test_copies_that_stay_for_that_are_told(mount_route: str, place: Path) -> None:
     source = shared_with_children(place)
     target, peer = shared_target(place)
     with pytest.raises(KernelError) as caught:
@@ -194,7 +185,7 @@ def test_copies_that_stay_for_that_are_told(route: str, place: Path) -> None:
     assert any("copies" in note for note in caught.value.__notes__) == (count(peer) > 1)
 
 
-def test_copies_of_what_has_no_peer_elsewhere_go_too(route: str, place: Path) -> None:
+def test_copies_of_what_has_no_peer_elsewhere_go_too(mount_route: str, place: Path) -> None:
     target, peer = shared_target(place)
     source = put("tmpfs", "source", place / "source", ["private"])
     put("tmpfs", "child", source / "child", ["shared"])
@@ -204,7 +195,7 @@ def test_copies_of_what_has_no_peer_elsewhere_go_too(route: str, place: Path) ->
     assert (count(source), count(target), count(peer)) == (2, 1, 1)
 
 
-def test_a_bind_of_itself_loses_nothing(route: str, place: Path) -> None:
+def test_a_bind_of_itself_loses_nothing(mount_route: str, place: Path) -> None:
     source = shared_with_children(place)
     with pytest.raises(KernelError):
         mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], source)
@@ -228,7 +219,7 @@ def test_one_that_is_taken_back_takes_nothing_from_its_source(place: Path, monke
     assert (count(source), count(place / "t")) == (3, 0)
 
 
-def test_a_move_is_refused_since_it_can_not_be_taken_back(route: str, place: Path) -> None:
+def test_a_move_is_refused_since_it_can_not_be_taken_back(mount_route: str, place: Path) -> None:
     moved = put("tmpfs", "moved", place / "moved")
     with watching(Watch()) as seen, pytest.raises(InvalidSpec, match="move"):
         mountfd.mount_all([MountSpec("", moved, options="move"), FAILS], place / "t")

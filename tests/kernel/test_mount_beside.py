@@ -16,7 +16,7 @@ from mountfd.lowlevel import calls
 from tests.support.layers import fill, layers, line_of
 from tests.support.need import need_command, need_real_root
 from tests.support.others import in_child
-from tests.support.specs import MNT_DETACH, ROUTES, cleared, count, in_user_namespace, put
+from tests.support.specs import MNT_DETACH, cleared, count, in_user_namespace, put
 
 Told = tuple[str, ...]
 
@@ -62,13 +62,6 @@ IMPROVED = {
         *("noatime,strictatime", "noatime,nostrictatime"),
     },
 }
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
 
 
 @pytest.fixture
@@ -132,7 +125,7 @@ def differences(
         *((kind, "user namespace") for kind in ("bind", "rbind", "tmpfs", "overlay")),
     ],
 )
-def test_the_same_words_do_the_same(route: str, place: Path, kind: str, where: str) -> None:
+def test_the_same_words_do_the_same(mount_route: str, place: Path, kind: str, where: str) -> None:
     origin = "label"
     lower = ":".join(map(str, layers(place, 2)))
 
@@ -158,7 +151,7 @@ def test_the_same_words_do_the_same(route: str, place: Path, kind: str, where: s
         expected = expected | IMPROVED["bind"]
     unmarked = {words: (of_mount, _without_marks(of_ours)) for words, (of_mount, of_ours) in found.items()}
     # In a user namespace assemble adds `userxattr`, without which no directory of a lower layer can be removed.
-    marked = kind == "overlay" and where != "host" and route == "descriptor"
+    marked = kind == "overlay" and where != "host" and mount_route == "descriptor"
     rest = {words: pair for words, pair in (unmarked if marked else found).items() if pair[0] != pair[1]}
     assert {words: pair for words, pair in rest.items() if words not in expected} == {}
 
@@ -168,7 +161,9 @@ def _without_marks(line: Told) -> Told:
 
 
 @pytest.mark.parametrize("words", ["nodev", "ro", "rw", "noexec,nodev", "nosuid", "ro,suid", "private", "sync"])
-def test_a_bind_keeps_what_its_words_do_not_name_where_mount_loses_it(route: str, place: Path, words: str) -> None:
+def test_a_bind_keeps_what_its_words_do_not_name_where_mount_loses_it(
+    mount_route: str, place: Path, words: str
+) -> None:
     origin = str(put("tmpfs", "origin", place / "origin", "nosuid,noexec,noatime"))
     of_mount, of_ours = theirs("bind", origin, words, place / "p")[1], ours("bind", origin, words, place / "p")[1]
     kept = {"nosuid", "noexec"} - ({"nosuid"} if words.endswith("suid") else set())

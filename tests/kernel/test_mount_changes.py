@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from errno import EINVAL
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,7 @@ import pytest
 import mountfd
 from mountfd import Attr, Busy, InvalidSpec, KernelError, MountSpec, param
 from tests.support.layers import fill
-from tests.support.specs import ROUTES, cleared, count, fs, put, tags, vfs
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
-
-
-@pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        yield scratch
+from tests.support.specs import count, fs, put, tags, vfs
 
 
 @pytest.fixture
@@ -41,7 +27,7 @@ def other(place: Path, name: str) -> Path:
     return fill(place / name, {"seen": name})
 
 
-def test_private_copies_do_not_see_each_others_mounts(route: str, place: Path) -> None:
+def test_private_copies_do_not_see_each_others_mounts(mount_route: str, place: Path) -> None:
     start = put("tmpfs", "x", place / "s")
     fill(start / "a"), fill(start / "b")
     point = put("bind", start, place / "t", ["private"])
@@ -51,7 +37,7 @@ def test_private_copies_do_not_see_each_others_mounts(route: str, place: Path) -
     assert not (start / "b/seen").exists()
 
 
-def test_shared_copies_see_each_others_mounts(route: str, place: Path) -> None:
+def test_shared_copies_see_each_others_mounts(mount_route: str, place: Path) -> None:
     start = fill(place / "s/a").parent
     put("bind", start, start, ["shared"])
     point = put("bind", start, place / "t")
@@ -60,7 +46,7 @@ def test_shared_copies_see_each_others_mounts(route: str, place: Path) -> None:
     assert tags(start) == tags(point) == {"shared"}
 
 
-def test_a_slave_sees_what_its_master_gets_and_gives_nothing_back(route: str, place: Path) -> None:
+def test_a_slave_sees_what_its_master_gets_and_gives_nothing_back(mount_route: str, place: Path) -> None:
     start = put("tmpfs", "x", place / "s", ["shared"])
     fill(start / "a"), fill(start / "b")
     point = put("bind", start, place / "t", ["slave"])
@@ -70,7 +56,7 @@ def test_a_slave_sees_what_its_master_gets_and_gives_nothing_back(route: str, pl
     assert not (start / "b/seen").exists()
 
 
-def test_an_unbindable_mount_is_not_bound(route: str, place: Path) -> None:
+def test_an_unbindable_mount_is_not_bound(mount_route: str, place: Path) -> None:
     start = put("tmpfs", "x", place / "s", ["unbindable"])
     assert tags(start) == {"unbindable"}
     with pytest.raises(KernelError) as caught:
@@ -92,7 +78,7 @@ def test_an_unbindable_mount_is_not_bound(route: str, place: Path) -> None:
         ("defaults", {"shared"}),
     ],
 )
-def test_the_propagation_of_a_mount_that_stands(route: str, place: Path, words: str, expected: set[str]) -> None:
+def test_the_propagation_of_a_mount_that_stands(mount_route: str, place: Path, words: str, expected: set[str]) -> None:
     start = put("tmpfs", "x", place / "s", ["shared"])
     point = put("bind", start, place / "t")
     put("", "", point, words)
@@ -100,7 +86,7 @@ def test_the_propagation_of_a_mount_that_stands(route: str, place: Path, words: 
     assert tags(start) == {"shared"}
 
 
-def test_propagation_of_a_whole_tree(route: str, place: Path, origin: Path) -> None:
+def test_propagation_of_a_whole_tree(mount_route: str, place: Path, origin: Path) -> None:
     put("tmpfs", "below", origin / "sub")
     point = put("rbind", origin, place / "p", ["rshared"])
     assert (tags(point), tags(point / "sub")) == ({"shared"}, {"shared"})
@@ -110,7 +96,7 @@ def test_propagation_of_a_whole_tree(route: str, place: Path, origin: Path) -> N
     assert (tags(point), tags(point / "sub")) == ({"shared"}, set())
 
 
-def test_several_propagations_beside_a_new_filesystem(route: str, place: Path) -> None:
+def test_several_propagations_beside_a_new_filesystem(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", ["private", "unbindable", "ro"])
     assert tags(point) == {"unbindable"}
     assert vfs(point) == {"ro", "relatime"}
@@ -118,7 +104,7 @@ def test_several_propagations_beside_a_new_filesystem(route: str, place: Path) -
 
 # --- remount -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("word", ["rw", "ro"])
-def test_remount_changes_mount_and_filesystem(route: str, place: Path, word: str) -> None:
+def test_remount_changes_mount_and_filesystem(mount_route: str, place: Path, word: str) -> None:
     point = put("tmpfs", "x", place / "p", ["size=1m"])
     number = mountfd.mount(MountSpec("", "", options=["remount", word, "size=128k"]), point)
     assert word in vfs(point)
@@ -127,7 +113,7 @@ def test_remount_changes_mount_and_filesystem(route: str, place: Path, word: str
     assert number == mountfd.lookup(point).id
 
 
-def test_what_a_remount_does_not_name_stays(route: str, place: Path) -> None:
+def test_what_a_remount_does_not_name_stays(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", "ro,noexec,nosuid,strictatime,sync")
     assert vfs(point) == {"ro", "nosuid", "noexec"}
     put("", "", point, "remount,rw")
@@ -140,14 +126,14 @@ def test_what_a_remount_does_not_name_stays(route: str, place: Path) -> None:
     assert vfs(point) == {"rw", "relatime"}
 
 
-def test_remount_with_bind_leaves_the_filesystem_alone(route: str, place: Path) -> None:
+def test_remount_with_bind_leaves_the_filesystem_alone(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", ["nodev"])
     put("", "", point, "remount,bind,ro")
     assert vfs(point) == {"ro", "nodev", "relatime"}
     assert "rw" in fs(point)
 
 
-def test_remount_of_a_tree_and_its_propagation(route: str, place: Path, origin: Path) -> None:
+def test_remount_of_a_tree_and_its_propagation(mount_route: str, place: Path, origin: Path) -> None:
     put("tmpfs", "below", origin / "sub")
     put("", "", origin, "remount,bind,rnodev,rshared")
     for point in (origin, origin / "sub"):
@@ -158,7 +144,7 @@ def test_remount_of_a_tree_and_its_propagation(route: str, place: Path, origin: 
 @pytest.mark.parametrize(
     "words", ["remount,ro", "remount,bind,ro,nodev", "remount,rro,nodev", "remount,ro,nodev,shared"]
 )
-def test_a_remount_that_fails_for_a_writer_has_changed_nothing(route: str, place: Path, words: str) -> None:
+def test_a_remount_that_fails_for_a_writer_has_changed_nothing(mount_route: str, place: Path, words: str) -> None:
     point = put("tmpfs", "x", place / "p", "nosuid,noatime")
     before = vfs(point), fs(point), tags(point)
     with open(point / "file", "w"), pytest.raises(Busy):
@@ -166,7 +152,7 @@ def test_a_remount_that_fails_for_a_writer_has_changed_nothing(route: str, place
     assert (vfs(point), fs(point), tags(point)) == before
 
 
-def test_a_remount_that_the_filesystem_refuses_has_changed_nothing(route: str, place: Path) -> None:
+def test_a_remount_that_the_filesystem_refuses_has_changed_nothing(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", "nosuid,noatime")
     before = vfs(point), fs(point)
     with pytest.raises(KernelError):
@@ -174,7 +160,7 @@ def test_a_remount_that_the_filesystem_refuses_has_changed_nothing(route: str, p
     assert (vfs(point), fs(point)) == before
 
 
-def test_only_a_mount_can_be_changed(route: str, place: Path) -> None:
+def test_only_a_mount_can_be_changed(mount_route: str, place: Path) -> None:
     for words in ("remount,ro", "shared"):
         with pytest.raises((InvalidSpec, KernelError)):
             put("", "", place / "dir", words)
@@ -183,7 +169,7 @@ def test_only_a_mount_can_be_changed(route: str, place: Path) -> None:
 
 
 # --- attributes of a mount that stands -----------------------------------------------------------------------------
-def test_a_change_sets_attributes_and_leaves_the_filesystem_alone(route: str, place: Path) -> None:
+def test_a_change_sets_attributes_and_leaves_the_filesystem_alone(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", ["noexec", "shared"])
     put("", "", point, ["private", "ro", "nosuid", "exec"])
     assert vfs(point) == {"ro", "nosuid", "relatime"}
@@ -191,20 +177,20 @@ def test_a_change_sets_attributes_and_leaves_the_filesystem_alone(route: str, pl
     assert tags(point) == set()
 
 
-def test_a_change_of_a_whole_tree(route: str, place: Path, origin: Path) -> None:
+def test_a_change_of_a_whole_tree(mount_route: str, place: Path, origin: Path) -> None:
     put("tmpfs", "below", origin / "sub")
     put("", "", origin, ["rnodev"])
     assert "nodev" in vfs(origin) & vfs(origin / "sub")
 
 
 @pytest.mark.parametrize("typed", [{"attrs": Attr.RDONLY}, {"options": [param.Flag("ro")]}])
-def test_a_typed_change(route: str, place: Path, typed: dict[str, Any]) -> None:
+def test_a_typed_change(mount_route: str, place: Path, typed: dict[str, Any]) -> None:
     point = put("tmpfs", "x", place / "p")
     mountfd.mount(MountSpec("", "", **typed), point)
     assert vfs(point) == {"ro", "relatime"}
 
 
-def test_a_change_that_fails_for_a_writer_has_changed_nothing(route: str, place: Path) -> None:
+def test_a_change_that_fails_for_a_writer_has_changed_nothing(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "x", place / "p", "nosuid,noatime")
     before = vfs(point), tags(point)
     with open(point / "file", "w"), pytest.raises(Busy):
@@ -217,7 +203,9 @@ OF_NEW = ["X-mount.owner=1", "X-mount.group=1", "X-mount.mode=700", "X-mount.sub
 
 @pytest.mark.parametrize("kind", ["private", "remount", "remount,bind", "move"])
 @pytest.mark.parametrize("word", [*OF_NEW, "offset=4096"])
-def test_what_only_a_new_mount_can_be_given_is_refused_by_name(route: str, place: Path, kind: str, word: str) -> None:
+def test_what_only_a_new_mount_can_be_given_is_refused_by_name(
+    mount_route: str, place: Path, kind: str, word: str
+) -> None:
     point = put("tmpfs", "x", place / "p")
     with pytest.raises(InvalidSpec) as caught:
         put("", place / "a" if kind == "move" else "", point, [*kind.split(","), word])
@@ -226,7 +214,9 @@ def test_what_only_a_new_mount_can_be_given_is_refused_by_name(route: str, place
 
 @pytest.mark.parametrize("kind", ["private", "remount,bind", "move"])
 @pytest.mark.parametrize("word", ["sync", "lazytime", "ro=fs", "size=1m"])
-def test_what_only_a_filesystem_can_be_given_is_refused_by_name(route: str, place: Path, kind: str, word: str) -> None:
+def test_what_only_a_filesystem_can_be_given_is_refused_by_name(
+    mount_route: str, place: Path, kind: str, word: str
+) -> None:
     point = put("tmpfs", "x", place / "p")
     with pytest.raises(InvalidSpec) as caught:
         put("", place / "a" if kind == "move" else "", point, [*kind.split(","), word])
@@ -234,7 +224,7 @@ def test_what_only_a_filesystem_can_be_given_is_refused_by_name(route: str, plac
 
 
 @pytest.mark.parametrize("word", ["ro", "rw", "nosuid", "rro", "noatime", "rnodev"])
-def test_a_move_changes_no_attributes(route: str, place: Path, word: str) -> None:
+def test_a_move_changes_no_attributes(mount_route: str, place: Path, word: str) -> None:
     start = put("tmpfs", "x", place / "a")
     with pytest.raises(InvalidSpec) as caught:
         mountfd.mount(MountSpec("", start, options=["move", word]), fill(place / "b"))
@@ -243,7 +233,7 @@ def test_a_move_changes_no_attributes(route: str, place: Path, word: str) -> Non
 
 
 # --- move ----------------------------------------------------------------------------------------------------------
-def test_a_move_leaves_nothing_where_it_was(route: str, place: Path, origin: Path) -> None:
+def test_a_move_leaves_nothing_where_it_was(mount_route: str, place: Path, origin: Path) -> None:
     start = put("bind", origin / "sub", place / "a")
     before = mountfd.lookup(start).id
     number = mountfd.mount(MountSpec("", start, options=["move", "shared"]), fill(place / "b"))
@@ -253,7 +243,7 @@ def test_a_move_leaves_nothing_where_it_was(route: str, place: Path, origin: Pat
     assert (place / "b/file").read_text() == "f"
 
 
-def test_what_is_no_mount_is_not_moved(route: str, place: Path) -> None:
+def test_what_is_no_mount_is_not_moved(mount_route: str, place: Path) -> None:
     fill(place / "a"), fill(place / "b")
     with pytest.raises(KernelError) as caught:
         mountfd.mount(MountSpec("", place / "a", options=["move"]), place / "b")

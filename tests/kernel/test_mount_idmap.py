@@ -15,17 +15,11 @@ from mountfd import IdMap, InvalidSpec, MountSpec, NotSupported, UserNamespace
 from mountfd.lowlevel import OwnedFd, drop_caches
 from tests.support.layers import fill
 from tests.support.others import in_child
-from tests.support.specs import cleared, count, in_user_namespace, put, vfs
+from tests.support.specs import count, in_user_namespace, put, vfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
 
 THREE = "1000:0:100,5000:2000:100,10000:3000:100"
-
-
-@pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        yield scratch
 
 
 def owned(path: Path, uid: int, gid: int | None = None) -> Path:

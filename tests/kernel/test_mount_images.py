@@ -16,16 +16,9 @@ from tests.support import guard
 from tests.support.images import ImageKind, image_file
 from tests.support.layers import fill
 from tests.support.need import need, need_command
-from tests.support.specs import ROUTES, clear, cleared, count, fs, fstype, put, source, vfs
+from tests.support.specs import clear, cleared, count, fs, fstype, put, source, vfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
 
 
 @pytest.fixture
@@ -52,7 +45,9 @@ def ext4(place: Path) -> Path:
 
 # --- with a loop device --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("words", [["loop"], ["loop", "ro", "noexec"], ["ro"], []])
-def test_an_image_comes_and_goes_with_its_loop_device(route: str, place: Path, ext4: Path, words: list[str]) -> None:
+def test_an_image_comes_and_goes_with_its_loop_device(
+    mount_route: str, place: Path, ext4: Path, words: list[str]
+) -> None:
     point = put("ext4", ext4, place / "p", words)
     assert (point / "file").read_text() == "hello"
     assert ("ro" in vfs(point), "noexec" in vfs(point)) == ("ro" in words, "noexec" in words)
@@ -63,14 +58,14 @@ def test_an_image_comes_and_goes_with_its_loop_device(route: str, place: Path, e
 
 
 @pytest.mark.parametrize("kind", ["", "auto", "nosquashfs", "missing-type,ext4", "erofs,squashfs,ext4"])
-def test_the_type_is_found_out(route: str, place: Path, ext4: Path, kind: str) -> None:
+def test_the_type_is_found_out(mount_route: str, place: Path, ext4: Path, kind: str) -> None:
     point = put(kind, ext4, place / "p", ["loop", "ro"])
     assert fstype(point) == "ext4"
     assert count(point) == 1
 
 
 @pytest.mark.parametrize("kind", ["squashfs", "erofs"])
-def test_an_image_that_can_only_be_read(route: str, place: Path, kind: ImageKind) -> None:
+def test_an_image_that_can_only_be_read(mount_route: str, place: Path, kind: ImageKind) -> None:
     image = image_file(kind, place)
     image.chmod(0o444)
     point = put(kind, image, place / "p")
@@ -80,7 +75,7 @@ def test_an_image_that_can_only_be_read(route: str, place: Path, kind: ImageKind
     assert gone(image)
 
 
-def test_part_of_a_file(route: str, place: Path, ext4: Path) -> None:
+def test_part_of_a_file(mount_route: str, place: Path, ext4: Path) -> None:
     whole = place / "whole"
     whole.write_bytes(b"\0" * 4096 + ext4.read_bytes() + b"\0" * 4096)
     size = ext4.stat().st_size
@@ -88,7 +83,7 @@ def test_part_of_a_file(route: str, place: Path, ext4: Path) -> None:
     assert (point / "file").read_text() == "hello"
 
 
-def test_a_loop_device_that_has_the_image_is_taken_again_if_asked(route: str, place: Path, ext4: Path) -> None:
+def test_a_loop_device_that_has_the_image_is_taken_again_if_asked(mount_route: str, place: Path, ext4: Path) -> None:
     fill(place / "p"), fill(place / "q")
     spec = MountSpec("ext4", ext4, options=["loop"])
     mountfd.mount(spec, place / "p", reuse_loop=True)
@@ -99,7 +94,7 @@ def test_a_loop_device_that_has_the_image_is_taken_again_if_asked(route: str, pl
     assert len(devices(ext4)) == 1
 
 
-def test_an_overlapping_loop_device_is_an_error(route: str, place: Path, ext4: Path) -> None:
+def test_an_overlapping_loop_device_is_an_error(mount_route: str, place: Path, ext4: Path) -> None:
     fill(place / "p"), fill(place / "q")
     mountfd.mount(MountSpec("ext4", ext4, options=["loop"]), place / "p")
     with pytest.raises(KernelError, match="busy") as caught:
@@ -108,7 +103,7 @@ def test_an_overlapping_loop_device_is_an_error(route: str, place: Path, ext4: P
     assert count(place / "q") == 0
 
 
-def test_a_named_loop_device_in_use_is_an_error(route: str, place: Path, ext4: Path) -> None:
+def test_a_named_loop_device_in_use_is_an_error(mount_route: str, place: Path, ext4: Path) -> None:
     put("ext4", ext4, place / "p", ["loop"])
     other = place / "other"
     other.write_bytes(ext4.read_bytes())
@@ -143,7 +138,7 @@ def test_erofs_needs_no_loop_device_where_the_kernel_reads_files(place: Path) ->
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
-def test_a_missing_image(route: str, place: Path) -> None:
+def test_a_missing_image(mount_route: str, place: Path) -> None:
     for words in (["loop"], []):
         with pytest.raises(Missing) as caught:
             put("ext4", place / "nowhere", place / "p", words)
@@ -151,7 +146,7 @@ def test_a_missing_image(route: str, place: Path) -> None:
     assert count(place / "p") == 0
 
 
-def test_another_filesystem_than_the_image_has(route: str, place: Path, ext4: Path) -> None:
+def test_another_filesystem_than_the_image_has(mount_route: str, place: Path, ext4: Path) -> None:
     with pytest.raises(KernelError) as caught:
         put("squashfs", ext4, place / "p", ["loop"])
     assert "holds ext4, not squashfs" in str(caught.value.hint)
@@ -159,7 +154,7 @@ def test_another_filesystem_than_the_image_has(route: str, place: Path, ext4: Pa
     assert gone(ext4)
 
 
-def test_none_of_several_types(route: str, place: Path, ext4: Path) -> None:
+def test_none_of_several_types(mount_route: str, place: Path, ext4: Path) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         put("squashfs,erofs", ext4, place / "p", ["loop", "ro"])
     assert len(caught.value.exceptions) == 2
@@ -169,7 +164,7 @@ def test_none_of_several_types(route: str, place: Path, ext4: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 65536, os.urandom(65536)])
-def test_what_bears_no_signature(route: str, place: Path, content: bytes) -> None:
+def test_what_bears_no_signature(mount_route: str, place: Path, content: bytes) -> None:
     image = place / "image"
     image.write_bytes(content)
     with pytest.raises(InvalidSpec, match="no signature"):
@@ -181,7 +176,7 @@ def test_what_bears_no_signature(route: str, place: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize("name", ["a directory", "a fifo", "a socket name that isn't there"])
-def test_what_is_no_image_at_all(route: str, place: Path, name: str) -> None:
+def test_what_is_no_image_at_all(mount_route: str, place: Path, name: str) -> None:
     thing = place / name
     if "directory" in name:
         thing.mkdir()
@@ -195,7 +190,7 @@ def test_what_is_no_image_at_all(route: str, place: Path, name: str) -> None:
     assert count(place / "p") == 0
 
 
-def test_a_parameter_that_the_image_does_not_take(route: str, place: Path, ext4: Path) -> None:
+def test_a_parameter_that_the_image_does_not_take(mount_route: str, place: Path, ext4: Path) -> None:
     with pytest.raises(KernelError):
         put("ext4", ext4, place / "p", ["loop", "nonsense"])
     assert count(place / "p") == 0
@@ -215,7 +210,7 @@ def test_a_tag_that_nobody_bears(place: Path) -> None:
         *("commit=7", "user_xattr", "nodelalloc,ro", "discard", "nobarrier", "stripe=4", "shared", "nonsense"),
     ],
 )
-def test_the_same_words_do_the_same_as_mount(route: str, place: Path, ext4: Path, words: str) -> None:
+def test_the_same_words_do_the_same_as_mount(mount_route: str, place: Path, ext4: Path, words: str) -> None:
     need_command("mount")
     point, found = fill(place / "p"), []
     options = ",".join(filter(None, ["loop", words]))

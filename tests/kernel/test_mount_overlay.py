@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from errno import E2BIG
 from pathlib import Path
 
@@ -17,20 +16,7 @@ from tests.support.inject import Watch, watching
 from tests.support.layers import fill, layers, pair
 from tests.support.need import need_real_root
 from tests.support.others import in_child
-from tests.support.specs import ROUTES, cleared, count, fs, fstype, in_user_namespace, put, source, tags, vfs
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
-
-
-@pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        yield scratch
+from tests.support.specs import count, fs, fstype, in_user_namespace, put, source, tags, vfs
 
 
 def word(path: Path | str) -> str:
@@ -43,7 +29,7 @@ def lowerdir(paths: list[Path]) -> str:
 
 
 # --- layers --------------------------------------------------------------------------------------------------------
-def test_layers_lie_in_their_order(route: str, place: Path) -> None:
+def test_layers_lie_in_their_order(mount_route: str, place: Path) -> None:
     point = put("overlay", "label", place / "p", [lowerdir(layers(place, 3))])
     assert {path.name: path.read_text() for path in point.iterdir()} == {
         "common": "0",
@@ -55,7 +41,7 @@ def test_layers_lie_in_their_order(route: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_upper_and_work(route: str, place: Path, joined: bool) -> None:
+def test_upper_and_work(mount_route: str, place: Path, joined: bool) -> None:
     upper, work = pair(place)
     words = [lowerdir(layers(place, 2)), f"upperdir={upper}", f"workdir={work}", "nodev", "volatile", "xino=off"]
     point = put("overlay", "overlay", place / "p", [",".join(words)] if joined else words)
@@ -66,7 +52,7 @@ def test_upper_and_work(route: str, place: Path, joined: bool) -> None:
 
 
 @pytest.mark.parametrize("style", ["lowerdir", "lowerdir+", "typed"])
-def test_four_hundred_layers_of_a_directory_with_a_long_name(route: str, place: Path, style: str) -> None:
+def test_four_hundred_layers_of_a_directory_with_a_long_name(mount_route: str, place: Path, style: str) -> None:
     below = place / ("x" * 200)
     paths = [fill(below / f"{i}/fs", {f"own{i}": str(i)}) for i in range(400)]
     words: list[str] | list[param.String]
@@ -117,7 +103,7 @@ def test_mount_keeps_4095_bytes_and_one_more_is_refused(
 
 
 @pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "a space", "new\nline", "both\\:,\\\\", "\udcff"])
-def test_layers_of_any_name(route: str, place: Path, name: str) -> None:
+def test_layers_of_any_name(mount_route: str, place: Path, name: str) -> None:
     one, two = fill(place / f"1{name}", {"one": "1"}), fill(place / f"2{name}", {"two": "2"})
     upper, work = fill(place / f"u{name}"), fill(place / f"w{name}")
     point = put(
@@ -134,7 +120,7 @@ def test_layers_of_any_name(route: str, place: Path, name: str) -> None:
     assert sorted(os.listdir(put("overlay", "overlay", place / "p", one_string))) == ["new", "one", "two"]
 
 
-def test_a_view_of_a_description_shows_what_was_written(route: str, place: Path) -> None:
+def test_a_view_of_a_description_shows_what_was_written(mount_route: str, place: Path) -> None:
     upper, work = fill(place / "u,:"), fill(place / "w")
     spec = MountSpec(
         "overlay", "overlay", options=[lowerdir(layers(place, 1)), f"upperdir={word(upper)}", f"workdir={work}"]
@@ -149,7 +135,7 @@ def test_a_view_of_a_description_shows_what_was_written(route: str, place: Path)
         (place / "p/more").touch()
 
 
-def test_relative_layers(route: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_layers(mount_route: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers(place, 2)
     monkeypatch.chdir(place)
     point = put("overlay", "overlay", place / "p", "lowerdir=l0:./l1")
@@ -157,7 +143,7 @@ def test_relative_layers(route: str, place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir("/")
 
 
-def test_layers_of_data_alone(route: str, place: Path) -> None:
+def test_layers_of_data_alone(mount_route: str, place: Path) -> None:
     need_real_root()  # overlayfs takes metacopy from no one else
     one, two = layers(place, 2)
     data = fill(place / "data", {"hidden": "h"})
@@ -166,12 +152,12 @@ def test_layers_of_data_alone(route: str, place: Path) -> None:
     assert "own1" in os.listdir(point)
 
 
-def test_what_only_an_upper_layer_can_have_is_forgotten_without_one(route: str, place: Path) -> None:
+def test_what_only_an_upper_layer_can_have_is_forgotten_without_one(mount_route: str, place: Path) -> None:
     point = put("overlay", "overlay", place / "p", [lowerdir(layers(place, 2)), "index=on", "volatile", "rw"])
     assert (point / "common").read_text() == "0"
 
 
-def test_a_long_label(route: str, place: Path) -> None:
+def test_a_long_label(mount_route: str, place: Path) -> None:
     point = put("overlay", "L" * 255, place / "p", [lowerdir(layers(place, 2))])
     assert source(point) == "L" * 255
     point = put("overlay", "L" * 300, place / "q", [lowerdir(layers(place, 2))])
@@ -188,13 +174,13 @@ def test_a_long_label(route: str, place: Path) -> None:
         ("", InvalidSpec),
     ],
 )
-def test_what_is_no_overlay_leaves_nothing(route: str, place: Path, words: str, error: type[Exception]) -> None:
+def test_what_is_no_overlay_leaves_nothing(mount_route: str, place: Path, words: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         put("overlay", "overlay", place / "p", words)
     assert count(place / "p") == 0
 
 
-def test_root_of_a_user_namespace_mounts_one_too(route: str, place: Path) -> None:
+def test_root_of_a_user_namespace_mounts_one_too(mount_route: str, place: Path) -> None:
     need_real_root()
     upper, work = pair(place)
     words = [lowerdir(layers(place, 2)), f"upperdir={upper}", f"workdir={work}", "userxattr"]
@@ -230,23 +216,23 @@ def test_mount_alone_cannot_idmap_and_says_so(place: Path, monkeypatch: pytest.M
 
 # --- values that fsconfig can't carry ------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [255, 256, 3000])
-def test_a_value_of_any_length_reaches_the_filesystem(route: str, place: Path, size: int) -> None:
+def test_a_value_of_any_length_reaches_the_filesystem(mount_route: str, place: Path, size: int) -> None:
     text = "7".rjust(size, "0")
     with watching(Watch()) as seen:
         point = put("tmpfs", "x", place / "p", [f"mode={text}", "nodev", "size=128k"])
-    assert ("unshare" in seen.names) == (route == "descriptor" and size > 255)
+    assert ("unshare" in seen.names) == (mount_route == "descriptor" and size > 255)
     assert point.stat().st_mode & 0o7777 == 7
     assert vfs(point) == {"rw", "nodev", "relatime"}
     assert "size=128k" in fs(point)
     assert (count(point), source(point)) == (1, "x")
 
 
-def test_a_source_of_any_length(route: str, place: Path) -> None:
+def test_a_source_of_any_length(mount_route: str, place: Path) -> None:
     assert source(put("tmpfs", "s" * 3000, place / "p", ["ro", "noatime"])) == "s" * 3000
     assert vfs(place / "p") == {"ro", "noatime"}
 
 
-def test_a_long_value_that_is_refused_leaves_nothing(route: str, place: Path) -> None:
+def test_a_long_value_that_is_refused_leaves_nothing(mount_route: str, place: Path) -> None:
     with pytest.raises(KernelError):
         put("tmpfs", "x", place / "p", [f"mode={'9' * 300}"])
     assert count(place / "p") == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from errno import ENOTDIR, ESTALE
 from pathlib import Path
 
@@ -15,22 +14,9 @@ from mountfd import InvalidSpec, KernelError, Missing, MountSpec
 from tests.support.inject import Watch, watching
 from tests.support.layers import fill
 from tests.support.mounting import tmpfs as tmpfs_on
-from tests.support.specs import ROUTES, cleared, count, put
+from tests.support.specs import count, put
 
 TMPFS = MountSpec("tmpfs", "x")
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
-
-
-@pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        yield scratch
 
 
 def tmpfs(below: str, *words: str) -> MountSpec:
@@ -39,7 +25,7 @@ def tmpfs(below: str, *words: str) -> MountSpec:
 
 # --- below a root --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("below", ["a/b", "/a/b", "a//b/", "a/./b", "a/../a/b", "../../a/b", "in/b", "abs/b"])
-def test_a_target_is_found_below_its_root(route: str, place: Path, below: str) -> None:
+def test_a_target_is_found_below_its_root(mount_route: str, place: Path, below: str) -> None:
     root = fill(place / "root")
     fill(root / "a/b")
     (root / "in").symlink_to("a")
@@ -49,7 +35,7 @@ def test_a_target_is_found_below_its_root(route: str, place: Path, below: str) -
 
 
 @pytest.mark.parametrize("link", ["../../etc", "/etc", "../../../../../../etc"])
-def test_a_symlink_does_not_lead_out_of_the_root(route: str, place: Path, link: str) -> None:
+def test_a_symlink_does_not_lead_out_of_the_root(mount_route: str, place: Path, link: str) -> None:
     root = fill(place / "root")
     fill(root / "etc")
     (root / "a").symlink_to(link)
@@ -58,10 +44,10 @@ def test_a_symlink_does_not_lead_out_of_the_root(route: str, place: Path, link: 
     assert not mountfd.is_mount("/etc")
 
 
-def test_a_directory_that_leaves_the_root_meanwhile_is_noticed(route: str, place: Path) -> None:
+def test_a_directory_that_leaves_the_root_meanwhile_is_noticed(mount_route: str, place: Path) -> None:
     root, out = fill(place / "root"), place / "out"
     fill(root / "a/b")
-    call = "move_mount" if route == "descriptor" else "mount"
+    call = "move_mount" if mount_route == "descriptor" else "mount"
 
     def leave(_count: int, name: str, _arguments: object) -> int:
         if name == call and not out.exists():
@@ -98,10 +84,10 @@ def test_what_somebody_mounted_upon_the_stray_mount_is_not_taken_away(place: Pat
     assert mountfd.lookup(out / "b").source == "tmpfs"
 
 
-def test_another_directory_in_its_place_is_noticed(route: str, place: Path) -> None:
+def test_another_directory_in_its_place_is_noticed(mount_route: str, place: Path) -> None:
     root, out = fill(place / "root"), place / "out"
     fill(root / "a/b")
-    call = "move_mount" if route == "descriptor" else "mount"
+    call = "move_mount" if mount_route == "descriptor" else "mount"
 
     def swap(_count: int, name: str, _arguments: object) -> int:
         if name == call and not out.exists():
@@ -120,7 +106,7 @@ def test_another_directory_in_its_place_is_noticed(route: str, place: Path) -> N
 @pytest.mark.parametrize(
     "name", ["with space", "new\nline", "tab\tand\\back", "co:lon,comma", "\udcff\udcfe", "é", '"', "x (deleted)"]
 )
-def test_any_name_will_do(route: str, place: Path, name: str) -> None:
+def test_any_name_will_do(mount_route: str, place: Path, name: str) -> None:
     point, root = fill(place / name), fill(place / "root")
     fill(root / name)
     mountfd.mount(TMPFS, point)
@@ -132,13 +118,13 @@ def test_any_name_will_do(route: str, place: Path, name: str) -> None:
     assert (root / "file").exists()
 
 
-def test_a_target_in_bytes(route: str, place: Path) -> None:
+def test_a_target_in_bytes(mount_route: str, place: Path) -> None:
     fill(place / "p")
     mountfd.mount(TMPFS, os.fsencode(place / "p"))
     assert count(place / "p") == 1
 
 
-def test_relative_paths_are_from_the_working_directory(route: str, place: Path) -> None:
+def test_relative_paths_are_from_the_working_directory(mount_route: str, place: Path) -> None:
     fill(place / "one/foo", {"file": "f"})
     fill(place / "two/bar")
     with contextlib.chdir(place / "two"):
@@ -149,7 +135,7 @@ def test_relative_paths_are_from_the_working_directory(route: str, place: Path) 
     assert (place / "two/new/deep/file").exists()
 
 
-def test_the_root_of_a_mount_is_a_target_too(route: str, place: Path) -> None:
+def test_the_root_of_a_mount_is_a_target_too(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "one", place / "p")
     mountfd.mount(MountSpec("tmpfs", "two"), point)
     assert count(point) == 2
@@ -157,7 +143,7 @@ def test_the_root_of_a_mount_is_a_target_too(route: str, place: Path) -> None:
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
-def test_a_missing_target(route: str, place: Path) -> None:
+def test_a_missing_target(mount_route: str, place: Path) -> None:
     with pytest.raises(Missing) as caught:
         mountfd.mount(TMPFS, place / "nowhere")
     assert caught.value.filename == str(place / "nowhere")
@@ -165,32 +151,32 @@ def test_a_missing_target(route: str, place: Path) -> None:
         mountfd.mount(tmpfs("nowhere"), place)
 
 
-def test_an_empty_target(route: str) -> None:
+def test_an_empty_target(mount_route: str) -> None:
     with pytest.raises(InvalidSpec):
         mountfd.mount(TMPFS, "")
 
 
-def test_a_missing_source(route: str, place: Path) -> None:
+def test_a_missing_source(mount_route: str, place: Path) -> None:
     with pytest.raises(Missing) as caught:
         put("bind", place / "nowhere", place / "p")
-    assert "nowhere" in str(caught.value) or route == "string"
+    assert "nowhere" in str(caught.value) or mount_route == "string"
     assert count(place / "p") == 0
 
 
-def test_a_file_on_a_directory_and_a_directory_on_a_file(route: str, place: Path) -> None:
+def test_a_file_on_a_directory_and_a_directory_on_a_file(mount_route: str, place: Path) -> None:
     fill(place, {"file": "f"})
     fill(place / "dir")
     for source, target in (("file", "dir"), ("dir", "file")):
         with pytest.raises(KernelError) as caught:
             mountfd.mount(MountSpec("bind", place / source), place / target)
         assert caught.value.filename == str(place / target)
-        assert route == "string" or "both" in str(caught.value.hint)
+        assert mount_route == "string" or "both" in str(caught.value.hint)
     with pytest.raises(KernelError):
         mountfd.mount(TMPFS, place / "file")
     assert count(place / "file") == count(place / "dir") == 0
 
 
-def test_a_root_that_is_no_directory(route: str, place: Path) -> None:
+def test_a_root_that_is_no_directory(mount_route: str, place: Path) -> None:
     fill(place, {"file": "f"})
     with pytest.raises(KernelError) as caught:
         mountfd.mount(tmpfs("a"), place / "file")
@@ -199,7 +185,7 @@ def test_a_root_that_is_no_directory(route: str, place: Path) -> None:
 
 # --- directories that are made -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("word", ["X-mount.mkdir", "x-mount.mkdir", "X-mount.mkdir=0700"])
-def test_missing_directories_are_made(route: str, place: Path, word: str) -> None:
+def test_missing_directories_are_made(mount_route: str, place: Path, word: str) -> None:
     mountfd.mount(MountSpec("tmpfs", "x", options=[word]), place / "a/b/c")
     assert count(place / "a/b/c") == 1
     assert (place / "a/b").stat().st_mode & 0o777 == (0o700 if "7" in word else 0o755)
@@ -207,7 +193,7 @@ def test_missing_directories_are_made(route: str, place: Path, word: str) -> Non
     assert count(place / "a/b/c") == 2
 
 
-def test_they_are_made_below_the_root_alone(route: str, place: Path) -> None:
+def test_they_are_made_below_the_root_alone(mount_route: str, place: Path) -> None:
     root = fill(place / "root/real").parent
     (root / "link").symlink_to("/real")
     mountfd.mount(tmpfs("link/a/b/", "X-mount.mkdir"), root)
@@ -219,12 +205,12 @@ def test_they_are_made_below_the_root_alone(route: str, place: Path) -> None:
     assert sorted(os.listdir(place)) == ["root"]
 
 
-def test_the_root_too_is_made(route: str, place: Path) -> None:
+def test_the_root_too_is_made(mount_route: str, place: Path) -> None:
     mountfd.mount(tmpfs("c/d", "X-mount.mkdir"), place / "a/b")
     assert count(place / "a/b/c/d") == 1
 
 
-def test_a_dangling_symlink_is_not_followed_to_make_what_it_names(route: str, place: Path) -> None:
+def test_a_dangling_symlink_is_not_followed_to_make_what_it_names(mount_route: str, place: Path) -> None:
     (place / "link").symlink_to(place / "elsewhere")
     with pytest.raises(KernelError):
         mountfd.mount(MountSpec("tmpfs", "x", options=["X-mount.mkdir"]), place / "link/a")
@@ -242,7 +228,7 @@ def test_a_dangling_symlink_is_not_followed_to_make_what_it_names(route: str, pl
     ],
     ids=lambda spec: spec.type,
 )
-def test_they_are_taken_away_when_it_fails(route: str, place: Path, spec: MountSpec) -> None:
+def test_they_are_taken_away_when_it_fails(mount_route: str, place: Path, spec: MountSpec) -> None:
     fill(place / "there")
     with pytest.raises((KernelError, InvalidSpec)):
         mountfd.mount(spec, place / "there/a/b")
@@ -250,8 +236,8 @@ def test_they_are_taken_away_when_it_fails(route: str, place: Path, spec: MountS
     assert os.listdir(place / "there") == []
 
 
-def test_what_somebody_put_into_them_meanwhile_stays(route: str, place: Path) -> None:
-    call = "open_tree" if route == "descriptor" else "mount"
+def test_what_somebody_put_into_them_meanwhile_stays(mount_route: str, place: Path) -> None:
+    call = "open_tree" if mount_route == "descriptor" else "mount"
 
     def use(_count: int, name: str, _arguments: object) -> int:
         if name == call:
@@ -263,7 +249,7 @@ def test_what_somebody_put_into_them_meanwhile_stays(route: str, place: Path) ->
     assert os.listdir(place / "a") == ["precious"]
 
 
-def test_making_meets_somebody_who_was_faster(route: str, place: Path) -> None:
+def test_making_meets_somebody_who_was_faster(mount_route: str, place: Path) -> None:
     def first(_count: int, name: str, arguments: tuple[object, ...]) -> int:
         if name == "mkdirat" and arguments[1] == b"b":
             (place / "a/b").mkdir()
@@ -288,26 +274,26 @@ def bind(source: Path, target: Path, word: str) -> None:
     mountfd.mount(MountSpec("bind", source, options=["bind", *filter(None, [word])]), target)
 
 
-def test_symlinks_are_followed_unless_told_otherwise(route: str, letters: Path) -> None:
+def test_symlinks_are_followed_unless_told_otherwise(mount_route: str, letters: Path) -> None:
     bind(letters / "linkA", letters / "linkB", "")
     assert (letters / "fileB").read_text() == "A"
     assert (letters / "linkB").is_symlink()
 
 
-def test_a_file_over_a_symlink(route: str, letters: Path) -> None:
+def test_a_file_over_a_symlink(mount_route: str, letters: Path) -> None:
     bind(letters / "fileA", letters / "linkB", "X-mount.nocanonicalize=target")
     assert (letters / "linkB").read_text() == "A"
     assert not (letters / "linkB").is_symlink()
     assert (letters / "fileB").read_text() == "B"
 
 
-def test_a_symlink_over_a_file(route: str, letters: Path) -> None:
+def test_a_symlink_over_a_file(mount_route: str, letters: Path) -> None:
     bind(letters / "linkA", letters / "fileB", "X-mount.nocanonicalize=source")
     assert (letters / "fileB").is_symlink()
     assert (letters / "fileB").read_text() == "A"
 
 
-def test_a_symlink_over_a_symlink(route: str, letters: Path) -> None:
+def test_a_symlink_over_a_symlink(mount_route: str, letters: Path) -> None:
     bind(letters / "linkA", letters / "linkB", "X-mount.nocanonicalize")
     assert (letters / "linkB").is_symlink()
     assert (letters / "linkB").read_text() == "A"
@@ -324,13 +310,13 @@ def test_beneath_what_stands_below_a_root(place: Path) -> None:
     assert number == mountfd.lookup(root / "a").parent_id
 
 
-def test_moved_below_a_root(route: str, place: Path) -> None:
+def test_moved_below_a_root(mount_route: str, place: Path) -> None:
     root, start = fill(place / "root/a").parent, put("tmpfs", "start", place / "start")
     mountfd.mount(MountSpec("", start, "a", ["move"]), root)
     assert (count(root / "a"), count(start)) == (1, 0)
 
 
-def test_an_empty_source(route: str, place: Path) -> None:
+def test_an_empty_source(mount_route: str, place: Path) -> None:
     for words in ("bind", "rbind", "move"):
         with pytest.raises(InvalidSpec) as caught:
             put("none", "", place / "p", words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator
 from errno import EINVAL, EROFS, ESTALE
 from pathlib import Path
 
@@ -18,20 +17,7 @@ from tests.support.layers import fill
 from tests.support.mounting import MS_SHARED, change
 from tests.support.need import need_real_root
 from tests.support.others import NOBODY, in_child
-from tests.support.specs import ROUTES, cleared, count, fs, fstype, in_user_namespace, put, source, tags, vfs
-
-
-@pytest.fixture(params=ROUTES)
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    monkeypatch.setenv("MOUNTFD_ROUTE", f"mount:{name}")
-    return name
-
-
-@pytest.fixture
-def place(scratch: Path) -> Iterator[Path]:
-    with cleared(scratch):
-        yield scratch
+from tests.support.specs import count, fs, fstype, in_user_namespace, put, source, tags, vfs
 
 
 @pytest.fixture
@@ -45,7 +31,9 @@ def origin(place: Path) -> Path:
 # --- attributes and propagation together ---------------------------------------------------------------------------
 @pytest.mark.parametrize("propagation", ["", "private", "shared", "slave", "unbindable"])
 @pytest.mark.parametrize("words", ["bind", "bind,rw", "bind,ro"])
-def test_a_bind_gets_what_its_words_say(route: str, place: Path, origin: Path, words: str, propagation: str) -> None:
+def test_a_bind_gets_what_its_words_say(
+    mount_route: str, place: Path, origin: Path, words: str, propagation: str
+) -> None:
     if propagation == "slave":
         change(origin, MS_SHARED)
     point = put("", origin, place / "p", f"{words},{propagation}")
@@ -72,7 +60,7 @@ def test_a_bind_gets_what_its_words_say(route: str, place: Path, origin: Path, w
         ("x-systemd.automount,X-mine=1,silent,noauto", {"rw", "relatime"}),
     ],
 )
-def test_a_new_filesystem_gets_what_its_words_say(route: str, place: Path, words: str, shown: set[str]) -> None:
+def test_a_new_filesystem_gets_what_its_words_say(mount_route: str, place: Path, words: str, shown: set[str]) -> None:
     point = put("tmpfs", "label", place / "p", words)
     assert vfs(point) == shown
     assert (fstype(point), source(point), count(point)) == ("tmpfs", "label", 1)
@@ -90,7 +78,7 @@ def test_a_new_filesystem_gets_what_its_words_say(route: str, place: Path, words
         ("ro=fs", {"ro"}),
     ],
 )
-def test_flags_and_parameters_reach_the_filesystem(route: str, place: Path, words: str, shown: set[str]) -> None:
+def test_flags_and_parameters_reach_the_filesystem(mount_route: str, place: Path, words: str, shown: set[str]) -> None:
     found = fs(put("tmpfs", "x", place / "p", words)) - {"inode64", "seclabel"}
     # In a user namespace the owner of its root is told too.
     assert {word for word in found if not word.startswith(("uid=", "gid="))} == shown
@@ -114,12 +102,12 @@ def test_ro_is_told_before_the_source_and_a_quoted_label_without_its_quotes(plac
 
 
 @pytest.mark.parametrize("name", ["none", ""])
-def test_a_source_that_says_nothing_is_no_remount(route: str, place: Path, name: str) -> None:
+def test_a_source_that_says_nothing_is_no_remount(mount_route: str, place: Path, name: str) -> None:
     point = put("tmpfs", name, place / "p")
     assert (fstype(point), count(point)) == ("tmpfs", 1)
 
 
-def test_typed_options_do_the_same(route: str, place: Path) -> None:
+def test_typed_options_do_the_same(mount_route: str, place: Path) -> None:
     point = place / "p"
     point.mkdir()
     mountfd.mount(
@@ -132,17 +120,17 @@ def test_typed_options_do_the_same(route: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["size=10M", "X-containerd.custom=v", "mode=0755"], ["=x"], ["uidmap=0:1:1"]])
-def test_what_is_not_understood_mounts_nothing(route: str, place: Path, words: list[str]) -> None:
+def test_what_is_not_understood_mounts_nothing(mount_route: str, place: Path, words: list[str]) -> None:
     with pytest.raises(InvalidSpec):
         put("tmpfs", "x", place / "p", words)
     assert count(place / "p") == 0
 
 
-def test_a_parameter_that_the_filesystem_refuses_mounts_nothing(route: str, place: Path) -> None:
+def test_a_parameter_that_the_filesystem_refuses_mounts_nothing(mount_route: str, place: Path) -> None:
     with pytest.raises(KernelError) as caught:
         put("tmpfs", "x", place / "p", "nonsense=1")
     assert caught.value.errno == EINVAL
-    assert route == "string" or "nonsense" in "".join(caught.value.log)
+    assert mount_route == "string" or "nonsense" in "".join(caught.value.log)
     assert count(place / "p") == 0
 
 
@@ -154,7 +142,7 @@ def test_neither_type_nor_source_nor_word(place: Path) -> None:
 
 
 # --- bind ----------------------------------------------------------------------------------------------------------
-def test_a_read_only_bind_cannot_be_written_and_its_source_can(route: str, place: Path, origin: Path) -> None:
+def test_a_read_only_bind_cannot_be_written_and_its_source_can(mount_route: str, place: Path, origin: Path) -> None:
     point = put("bind", origin, place / "p", ["ro"])
     with pytest.raises(OSError, match="Read-only") as caught:
         (point / "new").write_text("n")
@@ -163,13 +151,13 @@ def test_a_read_only_bind_cannot_be_written_and_its_source_can(route: str, place
     assert (point / "new").read_text() == "n"
 
 
-def test_a_file_is_bound_to_a_file(route: str, place: Path, origin: Path) -> None:
+def test_a_file_is_bound_to_a_file(mount_route: str, place: Path, origin: Path) -> None:
     (place / "file").touch()
     mountfd.mount(MountSpec("bind", origin / "sub/file", options=["ro"]), place / "file")
     assert (place / "file").read_text() == "f"
 
 
-def test_bind_takes_the_top_and_rbind_the_whole_tree(route: str, place: Path, origin: Path) -> None:
+def test_bind_takes_the_top_and_rbind_the_whole_tree(mount_route: str, place: Path, origin: Path) -> None:
     put("tmpfs", "below", origin / "sub")
     assert count(put("bind", origin, place / "one")) == 1
     assert count(put("rbind", origin, place / "two")) == 2
@@ -181,7 +169,7 @@ def test_bind_takes_the_top_and_rbind_the_whole_tree(route: str, place: Path, or
     [(["noexek"], "noexek"), (["uid=1000"], "uid=1000"), (["ro,noexec"], "ro"), (["loop"], "loop")],
 )
 def test_a_bind_refuses_what_only_a_filesystem_could_take(
-    route: str, place: Path, origin: Path, words: list[str], named: str
+    mount_route: str, place: Path, origin: Path, words: list[str], named: str
 ) -> None:
     with pytest.raises(InvalidSpec) as caught:
         put("bind", origin, place / "p", words)
@@ -189,7 +177,7 @@ def test_a_bind_refuses_what_only_a_filesystem_could_take(
     assert count(place / "p") == 0
 
 
-def test_a_typed_bind_is_read_only_by_its_parameter(route: str, place: Path, origin: Path) -> None:
+def test_a_typed_bind_is_read_only_by_its_parameter(mount_route: str, place: Path, origin: Path) -> None:
     (place / "p").mkdir()
     mountfd.mount(MountSpec("bind", origin, options=[param.Flag("ro")]), place / "p")
     assert "ro" in vfs(place / "p")
@@ -197,7 +185,7 @@ def test_a_typed_bind_is_read_only_by_its_parameter(route: str, place: Path, ori
         mountfd.mount(MountSpec("bind", origin, options=[param.String("size", "1m")]), place / "p")
 
 
-def test_what_is_missing_is_named(route: str, place: Path, origin: Path) -> None:
+def test_what_is_missing_is_named(mount_route: str, place: Path, origin: Path) -> None:
     with pytest.raises(mountfd.Missing) as caught:
         put("bind", place / "nowhere", place / "p")
     assert caught.value.filename == str(place / "nowhere")
@@ -209,7 +197,7 @@ def test_what_is_missing_is_named(route: str, place: Path, origin: Path) -> None
     assert "X-mount.mkdir" in str(caught.value.hint)
 
 
-def test_locked_attributes_and_trees_are_explained(route: str, place: Path, origin: Path) -> None:
+def test_locked_attributes_and_trees_are_explained(mount_route: str, place: Path, origin: Path) -> None:
     need_real_root()
     put("tmpfs", "below", origin / "sub", ["nosuid"])
 
@@ -227,7 +215,7 @@ def test_locked_attributes_and_trees_are_explained(route: str, place: Path, orig
     assert "locked" in flag[1]
 
 
-def test_a_type_that_begins_with_no(route: str, place: Path) -> None:
+def test_a_type_that_begins_with_no(mount_route: str, place: Path) -> None:
     with pytest.raises(mountfd.NotSupported):
         put("nosuchfs", "none", place / "p")
 
@@ -238,7 +226,7 @@ def test_text_that_no_name_can_be(place: Path) -> None:
             mountfd.mount(MountSpec(given[0], given[1], options=given[2]), place / "p")
 
 
-def test_a_source_that_fsconfig_cannot_carry_is_mounted_the_same(route: str, place: Path) -> None:
+def test_a_source_that_fsconfig_cannot_carry_is_mounted_the_same(mount_route: str, place: Path) -> None:
     point = put("tmpfs", "s" * 300, place / "p", "ro=vfs,nodev")
     assert vfs(point) == {"ro", "nodev", "relatime"}
     assert "rw" in fs(point)
@@ -250,7 +238,7 @@ def test_a_source_that_fsconfig_cannot_carry_is_mounted_the_same(route: str, pla
 
 
 # --- others at the same place --------------------------------------------------------------------------------------
-def test_threads_that_mount_at_one_place_each_get_their_own(route: str, place: Path) -> None:
+def test_threads_that_mount_at_one_place_each_get_their_own(mount_route: str, place: Path) -> None:
     point, threads = fill(place / "p"), []
     numbers: dict[str, int | None] = {}
 
@@ -297,7 +285,7 @@ def test_what_others_mount_upon_it_keeps_its_attributes_and_stays(place: Path, m
     ],
 )
 def test_how_deep_read_only_goes(
-    route: str, place: Path, origin: Path, words: list[str], shown: tuple[str, str]
+    mount_route: str, place: Path, origin: Path, words: list[str], shown: tuple[str, str]
 ) -> None:
     put("tmpfs", "below", origin / "sub")
     point = put("", origin, place / "p", words)
@@ -307,7 +295,7 @@ def test_how_deep_read_only_goes(
     assert "rw" in vfs(origin / "sub")
 
 
-def test_other_recursive_attributes(route: str, place: Path, origin: Path) -> None:
+def test_other_recursive_attributes(mount_route: str, place: Path, origin: Path) -> None:
     put("tmpfs", "below", origin / "sub", "nosuid,noatime")
     point = put("rbind", origin, place / "p", ["rnodev", "rnoexec", "rsuid", "ratime", "nosymfollow"])
     assert vfs(point) == {"rw", "nodev", "noexec", "nosymfollow", "relatime"}
@@ -334,7 +322,7 @@ HOST = [
 
 @pytest.mark.parametrize(("of_source", "words", "shown"), HOST)
 def test_attributes_that_are_not_named_stay(
-    route: str, place: Path, of_source: str, words: str, shown: set[str]
+    mount_route: str, place: Path, of_source: str, words: str, shown: set[str]
 ) -> None:
     origin = put("tmpfs", "x", place / "origin", of_source.replace("ro", "ro=vfs"))
     assert vfs(put("", origin, place / "p", words)) == shown
@@ -357,7 +345,7 @@ INSIDE = [
 
 @pytest.mark.parametrize(("of_source", "words", "shown"), INSIDE)
 def test_attributes_in_a_user_namespace(
-    route: str, place: Path, of_source: str, words: str, shown: set[str] | None
+    mount_route: str, place: Path, of_source: str, words: str, shown: set[str] | None
 ) -> None:
     need_real_root()
     origin = put("tmpfs", "x", place / "origin", of_source.replace("ro", "ro=vfs"))
@@ -373,7 +361,7 @@ def test_attributes_in_a_user_namespace(
 
 
 # --- what mount does around it -------------------------------------------------------------------------------------
-def test_owner_group_and_mode_one_after_the_other(route: str, place: Path) -> None:
+def test_owner_group_and_mode_one_after_the_other(mount_route: str, place: Path) -> None:
     need_real_root()
     root = put("tmpfs", "x", place / "fs", ["mode=755"])
     steps = [
@@ -394,7 +382,7 @@ def test_owner_group_and_mode_one_after_the_other(route: str, place: Path) -> No
 
 @pytest.mark.parametrize("name", ["no-such-name", "-1", "4294967295", "9" * 5000, "\u00b2", "\u0663"])
 @pytest.mark.parametrize("key", ["X-mount.owner", "X-mount.group"])
-def test_an_owner_that_nobody_is(route: str, place: Path, key: str, name: str) -> None:
+def test_an_owner_that_nobody_is(mount_route: str, place: Path, key: str, name: str) -> None:
     word = f"{key}={name}"
     with pytest.raises(InvalidSpec) as caught:
         put("tmpfs", "x", place / "p", word)
@@ -403,7 +391,7 @@ def test_an_owner_that_nobody_is(route: str, place: Path, key: str, name: str) -
 
 
 @pytest.mark.parametrize("word", ["ro", "rro"])
-def test_an_owner_of_a_bind_that_becomes_read_only(route: str, place: Path, origin: Path, word: str) -> None:
+def test_an_owner_of_a_bind_that_becomes_read_only(mount_route: str, place: Path, origin: Path, word: str) -> None:
     need_real_root()
     point = put("bind", origin, place / "p", f"{word},X-mount.owner=7,X-mount.group=8,X-mount.mode=711")
     assert "ro" in vfs(point)
@@ -411,13 +399,13 @@ def test_an_owner_of_a_bind_that_becomes_read_only(route: str, place: Path, orig
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (7, 8, 0o711)
 
 
-def test_an_owner_of_a_new_mount_that_becomes_read_only(route: str, place: Path) -> None:
+def test_an_owner_of_a_new_mount_that_becomes_read_only(mount_route: str, place: Path) -> None:
     need_real_root()
     point = put("tmpfs", "x", place / "p", "ro=vfs,X-mount.owner=7")
     assert ("ro" in vfs(point), "rw" in fs(point), point.stat().st_uid) == (True, True, 7)
 
 
-def test_an_owner_of_a_read_only_filesystem_is_an_error_and_leaves_nothing(route: str, place: Path) -> None:
+def test_an_owner_of_a_read_only_filesystem_is_an_error_and_leaves_nothing(mount_route: str, place: Path) -> None:
     for word in ("owner=1", "group=1", "mode=700"):
         with pytest.raises(KernelError, match="Read-only") as caught:
             put("tmpfs", "x", place / "p", f"ro,X-mount.{word}")
@@ -441,7 +429,7 @@ def test_a_subdirectory_does_not_lead_out_of_its_filesystem(place: Path, origin:
     assert (put("bind", origin, place / "p", "X-mount.subdir=in") / "file").exists()
 
 
-def test_the_unique_id_is_given(route: str, place: Path) -> None:
+def test_the_unique_id_is_given(mount_route: str, place: Path) -> None:
     (place / "p").mkdir()
     number = mountfd.mount(MountSpec("tmpfs", "x"), place / "p")
     assert number == mountfd.lookup(place / "p").id
@@ -464,7 +452,7 @@ def test_beneath_takes_the_descriptor_route(place: Path, monkeypatch: pytest.Mon
     assert count(point) == 1
 
 
-def test_an_ordinary_user_is_denied_and_told_so(route: str, place: Path) -> None:
+def test_an_ordinary_user_is_denied_and_told_so(mount_route: str, place: Path) -> None:
     need_real_root()
     point = fill(place / "p")
 
