@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.layouts import CapData, CapHeader
-from mountfd.errors import KernelError, from_errno
+from mountfd.errors import KernelError, Missing, from_errno
+from mountfd.handles.fd import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +20,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["in_namespace", "in_private_namespace", "on_thread", "pivot_here", "take_ids"]
+__all__ = [
+    "in_namespace",
+    "in_private_namespace",
+    "namespace_here",
+    "on_thread",
+    "pivot_here",
+    "take_ids",
+    "take_namespace_root",
+]
 
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
@@ -36,10 +46,42 @@ def in_private_namespace(act: Callable[[], T]) -> T:
 
     def body() -> T:
         calls.unshare(_CLONE_NEWNS)
-        calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+        _let_nothing_travel()
         return act()
 
     return on_thread(body)
+
+
+def _let_nothing_travel() -> None:
+    try:
+        calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+    except KernelError as error:
+        if error.errno != EINVAL:
+            raise
+        # In a chroot the root may be a directory of a mount: then go to that of the namespace, and come back.
+        with OwnedFd(calls.openat(n.AT_FDCWD, b"/", os.O_PATH | os.O_CLOEXEC, 0)) as own:
+            take_namespace_root()
+            calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+            calls.fchdir(own.fileno())
+            calls.chroot(b".")
+
+
+def take_namespace_root() -> None:
+    """Make the root of this mount namespace the thread's or process's own, also where mountfd was called in a chroot.
+
+    Entering a mount namespace, here the one we are in, gives its root. Raises: Missing where there is no /proc.
+    """
+    with namespace_here() as here:
+        calls.setns(here.fileno(), _CLONE_NEWNS)
+
+
+def namespace_here() -> OwnedFd:
+    """Hold this thread's mount namespace by a descriptor."""
+    try:
+        return OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0))
+    except Missing as error:
+        error.explain(hint="in a chroot that has no /proc the way to the mount namespace can't be found")
+        raise
 
 
 def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:

@@ -31,7 +31,7 @@ from mountfd.verbs.assemble.in_use import FalseAlarm, refuse_if_in_use
 from mountfd.verbs.assemble.ordinary import is_overlay_refused
 from mountfd.verbs.assemble.pair import Pair
 from mountfd.verbs.assemble.stage import Stage, on_stage
-from mountfd.verbs.enter import pivot_here
+from mountfd.verbs.enter import pivot_here, take_namespace_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ _DEVICE = b"/dev/fuse"
 _CLOEXEC_RDWR = os.O_RDWR | os.O_CLOEXEC
 # Where the stage may stand in the private namespace: directories that are there, and that no program is loaded from.
 _SPOTS = ("/proc/fs", "/sys", "/mnt", "/tmp")  # noqa: S108 (covered where nobody else sees it)
-_CLONE_NEWNS = 0x20000
 _MNT_DETACH = 2
 _LOG = 65536
 _PATIENCE = 1.0
@@ -104,9 +103,8 @@ class _ServedStage(Stage):
 
     def raise_curtain(self) -> None:
         """Make this process's root the namespace's, also in a chroot, and attach the ground below it."""
-        view = Mount.clone("/", recursive=True)
-        with view, OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0)) as own:
-            calls.setns(own.fileno(), _CLONE_NEWNS)
+        with Mount.clone("/", recursive=True) as view:
+            take_namespace_root()
             view.attach("/")
             calls.fchdir(view.fileno())
             pivot_here()

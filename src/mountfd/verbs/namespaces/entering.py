@@ -7,7 +7,7 @@ import os
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.handles.fd import OwnedFd
-from mountfd.verbs.enter import pivot_here
+from mountfd.verbs.enter import pivot_here, take_namespace_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def rooted_at(root: Mount, enter: Callable[[], None]) -> int:
 def enter_copy_of_host() -> None:
     """Bring this thread into a private copy of its mount namespace; its root is that namespace's, also in a chroot."""
     calls.unshare(_CLONE_NEWNS)
-    # Only a namespace's own root can be pivoted away. Entering one, here the one we are in, gives its root.
-    with OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", _READ, 0)) as own:
-        calls.setns(own.fileno(), _CLONE_NEWNS)
+    take_namespace_root()  # only that one can be pivoted away
     calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
 
 

@@ -15,13 +15,11 @@ import sys
 from errno import ELOOP, EPERM
 
 from mountfd.abi import calls
-from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, from_errno
 from mountfd.handles.context import FsContext
-from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.model.param import Flag, String
-from mountfd.verbs.enter import pivot_here, take_ids
+from mountfd.verbs.enter import namespace_here, pivot_here, take_ids
 from mountfd.verbs.run.ground import SIGHTS
 
 TYPE_CHECKING = False
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from mountfd.model.command import Command
     from mountfd.verbs.run.furnish import Furnishing
 
-__all__ = ["arrange", "lay_out", "preload", "take_ground", "take_namespace_root"]
+__all__ = ["arrange", "lay_out", "preload", "take_ground"]
 
 _NEWNS = 0x20000
 _ROOT = "/root"
@@ -69,7 +67,7 @@ def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[
     assert root is not None  # noqa: S101 (prepared by whoever entered)
     os.mkdir(_ROOT)
     root.attach(_ROOT)
-    with _own_namespace() as here:
+    with namespace_here() as here:
         calls.fchdir(root.fileno())
         calls.chroot(b".")  # paths can't lead out of it, whatever its symlinks say
         take_ids(*owner)
@@ -85,19 +83,6 @@ def _stands_on_own(target: str) -> bool:
     """Say whether something belongs on a filesystem that the init makes: it can only be attached after that."""
     real = os.path.realpath(target) + "/"
     return real.startswith(("/proc/", "/sys/", "/dev/pts/"))
-
-
-def take_namespace_root() -> None:
-    """Make the root of this mount namespace the process's own, also where mountfd was called in a chroot.
-
-    Only that one can be pivoted away. Entering a mount namespace, here the one we are in, gives its root.
-    """
-    with _own_namespace() as here:
-        calls.setns(here.fileno(), _NEWNS)
-
-
-def _own_namespace() -> OwnedFd:
-    return OwnedFd(calls.openat(n.AT_FDCWD, b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0))
 
 
 def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishing], *, laid_out: bool) -> None:

@@ -10,7 +10,8 @@ from mountfd.abi import calls
 from mountfd.errors import KernelError, unsupported
 from mountfd.handles.namespace import in_initial_user_namespace, shared_user_namespace
 from mountfd.model.command import DEFAULT_IDMAP
-from mountfd.verbs.run.arrange import lay_out, preload, take_ground, take_namespace_root
+from mountfd.verbs.enter import take_namespace_root
+from mountfd.verbs.run.arrange import lay_out, preload, take_ground
 from mountfd.verbs.run.following import Vigil, end, follow
 from mountfd.verbs.run.furnish import furnish
 from mountfd.verbs.run.ground import tiny_ground
