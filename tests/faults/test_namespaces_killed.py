@@ -19,6 +19,7 @@ from tests.faults.test_killed import no_process_lives_on, orphanage
 from tests.support.inject import Watch, killing, watching
 from tests.support.layers import SHIFTED
 from tests.support.namespaces import ROUTES, bare_root, forced
+from tests.support.program import eventually
 
 __all__ = ["orphanage"]
 
@@ -53,7 +54,8 @@ def killed_at_each_call(act: Callable[[], None], place: Path, *, least: int) -> 
         assert status in (-signal.SIGKILL, 1), (number, seen.names[number - 1])
         assert no_process_lives_on(), (number, seen.names[number - 1])
         assert stock() == before, (number, seen.names[number - 1])
-        assert showing(place) == 1, (number, seen.names[number - 1])
+        # A busy machine drops what a process had some time after it tells of its end.
+        assert eventually(lambda: showing(place) == 1), (number, seen.names[number - 1])
     assert len(seen.names) > least
 
 
