@@ -40,7 +40,7 @@ def killed_at_each_call(act: Callable[[], None], place: Path, *, least: int) -> 
     with watching(Watch()) as seen:
         act()
     before = stock()
-    assert showing(place) == 1
+    assert eventually(lambda: showing(place) == 1)
     for number in range(1, len(seen.names) + 1):
         child = os.fork()
         if child == 0:
