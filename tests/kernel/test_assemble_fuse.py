@@ -145,6 +145,47 @@ def test_upper_layer_that_a_volatile_overlay_left_is_refused(scratch: Path) -> N
     assert "volatile" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("kernels", ["descriptor", "path", "string"])
+def test_an_upper_layer_of_this_route_is_none_for_the_kernel_which_would_show_what_was_deleted(
+    scratch: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower, (upper, work) = fill(scratch / "lower", {"gone/secret": "s", "kept": "k"}), pair(scratch)
+    overlay = Overlay([lower], upper, work)
+    for round_ in ("first", "again"):  # each start of the program empties the place where the mark is
+        with assemble(overlay) as mount:
+            if round_ == "first":
+                (inside(mount) / "gone/secret").unlink()
+                (inside(mount) / "gone").rmdir()
+                (inside(mount) / "gone").mkdir()
+            assert os.listdir(inside(mount) / "gone") == []
+        with monkeypatch.context() as patch:
+            patch.setenv("MOUNTFD_ROUTE", f"assemble:{kernels}")
+            assert eventually(lambda: not isinstance(refusal_of(overlay), Busy))
+            refused = refusal_of(overlay)
+        assert "fuse-overlayfs" in (refused.hint or "")
+        assert str(work / "work/incompat/fuse-overlayfs") in (refused.hint or "")
+
+
+def refusal_of(overlay: Overlay) -> KernelError:
+    with pytest.raises(KernelError) as caught, assemble(overlay):
+        pass
+    return caught.value
+
+
+def test_an_upper_layer_of_the_kernels_is_taken_over(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = Overlay([fill(scratch / "lower", {"gone/secret": "s", "kept": "k"})], *pair(scratch))
+    with monkeypatch.context() as patch:
+        patch.setenv("MOUNTFD_ROUTE", "assemble:descriptor")
+        with assemble(overlay) as mount:
+            (inside(mount) / "kept").unlink()
+            (inside(mount) / "gone/secret").unlink()
+            (inside(mount) / "gone").rmdir()
+            (inside(mount) / "gone").mkdir()
+    with assemble(overlay) as mount:
+        assert os.listdir(inside(mount)) == ["gone"]
+        assert os.listdir(inside(mount) / "gone") == []
+
+
 def test_colon_in_the_name_of_the_upper_layer_is_refused(scratch: Path) -> None:
     fill(scratch / "u")
     with pytest.raises(NotSupported) as caught:

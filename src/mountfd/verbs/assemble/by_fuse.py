@@ -15,7 +15,7 @@ isn't used: it leaves the ids in access lists as they are.
 from __future__ import annotations
 
 import os
-from errno import EINVAL, EIO, ENOENT, ENOTCONN, EROFS
+from errno import EEXIST, EINVAL, EIO, ENOENT, ENOTCONN, EROFS
 from time import monotonic, sleep
 
 from mountfd.abi import calls
@@ -92,6 +92,8 @@ def build(overlay: Overlay, placed: Placed, pair: Pair | None, params: list[Para
             on_stage(placed, pair, act, _ServedStage)
             device.close()  # from now on only the program keeps the connection: should it end, that is told
             _check_served(mount, pair)
+            if pair is not None:
+                _keep_kernel_away(pair)
         except BaseException:
             mount.close()
             raise
@@ -202,6 +204,21 @@ def _check_served(mount: Mount, pair: Pair | None) -> None:
         path = pair.upper.layer.path
         hint = f"the layer {path!r} was moved or removed meanwhile"
         raise from_errno(ENOENT, _PROGRAM, (path,), filename=path, hint=hint)
+
+
+def _keep_kernel_away(pair: Pair) -> None:
+    """Have the kernel's overlay refuse this upper layer from now on: to it, deleted files would be there again.
+
+    The program has marks of its own for what was deleted. overlayfs refuses a work layer that is marked like this, by
+    whomever it is mounted; the program empties that directory when it starts, so the mark is made anew each time.
+    """
+    work = pair.locks[1].fileno()
+    for name in (b"work", b"work/incompat", b"work/incompat/" + _PROGRAM.encode()):
+        try:
+            calls.mkdirat(work, name, 0o700)
+        except KernelError as error:
+            if error.errno != EEXIST:
+                raise
 
 
 # --- what it can't do ----------------------------------------------------------------------------------------------

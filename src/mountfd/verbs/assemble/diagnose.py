@@ -80,18 +80,24 @@ def _is_read_only(layer: Layer) -> bool:
         return False
 
 
+# Below the work layer: overlayfs refuses what is marked so, and names it in the kernel's log alone.
+_MARKS = {
+    "volatile": "with `volatile`, and that overlay was not shut down cleanly or is still live: files may be damaged; "
+    "who wants the layer all the same removes the mark",
+    "fuse-overlayfs": "by fuse-overlayfs, whose marks for deleted files the kernel doesn't know: they would be there "
+    "again; go on with MOUNTFD_ROUTE=assemble:fuse, or copy what is shown to a new layer",
+}
+
+
 def _invalid(overlay: Overlay) -> str | None:
     if overlay.upper is not None and _is_read_only(overlay.upper):
         return _read_only(overlay)
     work = overlay.work
     if work is not None:
-        dirty = os.path.join("work", "incompat", "volatile")
-        if os.path.exists(os.path.join(_where(work), dirty)):
-            place = os.path.join(work.path, dirty)
-            return (
-                "the upper layer was used with `volatile`, and that overlay was not shut down cleanly or is still "
-                f"live: {place!r} says that files may be damaged; remove it to use the layer all the same"
-            )
+        for name, reason in _MARKS.items():
+            mark = os.path.join("work", "incompat", name)
+            if os.path.exists(os.path.join(_where(work), mark)):
+                return f"the upper layer was used {reason} ({os.path.join(work.path, mark)!r} says so)"
     names = ", ".join(param.key for param in overlay.options) or "none"
     return (
         f"overlayfs took the layers but refused the whole (options: {names}); overlays may be stacked two deep at "
