@@ -205,8 +205,9 @@ def test_a_failure_is_seen_whatever_becomes_of_children(place: Path, programs: P
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
-def test_a_program_that_is_not_installed(place: Path) -> None:
-    with pytest.raises(KernelError) as caught:
+@pytest.mark.parametrize("how", ["reaped", "ignored", "default"])
+def test_a_program_that_is_not_installed(place: Path, how: str) -> None:
+    with handling_children(how), pytest.raises(KernelError) as caught:
         mountfd.mount(MountSpec("fuse3.mountfd-no-such-program", "x"), point_in(place))
     assert caught.value.hint == "mountfd-no-such-program isn't installed"
     assert not mountfd.is_mount(place / "point")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import shutil
@@ -21,10 +22,12 @@ from mountfd import Busy, InvalidSpec, Missing, Mount, lookup
 from mountfd.lowlevel import calls
 from mountfd.model.holder import UNSEEN, Holder
 from mountfd.verbs.holders import holders
+from tests.support.inject import lacking, watching
 from tests.support.mounting import MNT_DETACH, bind, tmpfs, umount
 from tests.support.need import need_command, need_real_root
 
 CLONE_FS, CLONE_FILES = 0x200, 0x400
+OPEN = ("overlay", None)
 
 
 @contextlib.contextmanager
@@ -56,9 +59,9 @@ def another(act: Callable[[], object]) -> Iterator[int]:
 
 
 def seen(target: object, **arguments: int) -> list[Holder]:
-    """Ask, without what can't be looked into: that depends on the machine."""
+    """Ask, without what can't be looked into, as some overlays: that depends on the machine."""
     found = holders(target, **arguments) if target is not None else holders(**arguments)  # type: ignore[arg-type]
-    return [holder for holder in found if holder.kind not in UNSEEN]
+    return [holder for holder in found if holder.kind not in UNSEEN and (holder.kind, holder.blocks) != OPEN]
 
 
 def is_busy(point: Path) -> bool:
@@ -388,6 +391,64 @@ def test_another_mount_of_the_filesystem_does_not_block_and_is_told_apart(place:
     with another(lambda: os.open(elsewhere, os.O_PATH)):
         assert [(h.kind, h.blocks, h.point) for h in seen(place)] == [("copy", False, str(elsewhere))]
         assert not is_busy(place)
+    umount(elsewhere)
+
+
+# --- sockets on mounts of the same filesystem ------------------------------------------------------------------------
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_a_socket_holds_the_mount_that_it_was_bound_through(place: Path, scratch: Path, unlinked: bool) -> None:
+    need_real_root()
+    elsewhere = bind(place, scratch / "elsewhere")
+    with another(lambda: bind_socket(elsewhere)) as pid:
+        if unlinked:
+            os.unlink(place / "socket")
+        assert [(h.kind, h.blocks, h.point) for h in seen(place)] == [("copy", False, str(elsewhere))]
+        assert ("socket", True, pid) in [(h.kind, h.blocks, h.pid) for h in seen(elsewhere)]
+        assert is_busy(elsewhere)
+        assert not is_busy(place)
+    umount(elsewhere)
+
+
+def test_a_socket_on_a_lazily_unmounted_mount_is_found_by_its_id(place: Path, scratch: Path) -> None:
+    need_real_root()
+    elsewhere = bind(place, scratch / "elsewhere")
+    number = lookup(elsewhere).id
+    assert number is not None
+    with another(lambda: bind_socket(elsewhere)) as pid:
+        umount(elsewhere, MNT_DETACH)
+        for found in (seen(None, id=number), seen(place)):
+            (holder,) = [holder for holder in found if holder.kind == "socket"]
+            assert (holder.blocks, holder.pid, holder.mount_id) == (False, pid, number)
+        assert not is_busy(place)
+
+
+@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_getfd", "ioctl_fd"])
+def test_where_a_sockets_file_cannot_be_opened_its_name_tells(place: Path, scratch: Path, call: str) -> None:
+    need_real_root()
+    elsewhere = bind(place, scratch / "elsewhere")
+    with another(lambda: bind_socket(elsewhere)) as pid, watching(lacking(call, errno=errno.EPERM)):
+        assert [(h.kind, h.blocks) for h in seen(place)] == [("copy", False)]
+        assert ("socket", True, pid) in [(h.kind, h.blocks, h.pid) for h in seen(elsewhere)]
+    umount(elsewhere)
+
+
+def test_a_socket_of_one_thread_alone_is_not_taken_for_what_the_process_has_at_that_number(
+    place: Path, scratch: Path
+) -> None:
+    need_real_root()
+    elsewhere = bind(place, scratch / "elsewhere")
+    with socket.socket(socket.AF_UNIX) as own:
+
+        def act() -> None:
+            calls.unshare(CLONE_FILES)
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(os.fspath(place / "other"))
+                os.dup2(other.fileno(), own.fileno())
+
+        own.bind(os.fspath(elsewhere / "own"))
+        with thread_that(act):
+            assert {h.path for h in seen(place) if h.kind == "socket"} == {str(place / "other")}
+            assert {h.path for h in seen(elsewhere) if h.kind == "socket"} == {str(elsewhere / "own")}
     umount(elsewhere)
 
 

@@ -15,12 +15,13 @@ import pytest
 
 import mountfd
 from mountfd import Mount, MountNamespace, lookup
+from mountfd.abi import numbers as n
 from mountfd.lowlevel import calls
 from mountfd.model.holder import Holder
 from mountfd.verbs.holders import holders
 from tests.kernel.test_holders import another, bind_socket, go_there, is_busy, map_alone, open_file, open_path, seen
 from tests.support.images import filesystem
-from tests.support.inject import lacking, watching
+from tests.support.inject import Watch, lacking, watching
 from tests.support.mounting import MNT_DETACH, MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, bind, change, tmpfs, umount
 from tests.support.need import need, need_command, need_real_root
 from tests.support.others import NOBODY, in_child
@@ -136,12 +137,12 @@ def test_whatever_stands_at_that_place_of_a_slave_blocks_even_another_filesystem
 
 # --- the kernel's own ----------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def loop_on(image: Path) -> Iterator[str]:
+def loop_on(image: Path, size: int = 1 << 20) -> Iterator[str]:
     """Give a loop device that is backed by a file."""
     need_real_root()
     need(Path("/dev/loop-control").exists(), "loop devices")
     image.touch()
-    os.truncate(image, 1 << 20)
+    os.truncate(image, size)
     line = [need_command("losetup"), "--find", "--show", str(image)]
     device = subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
     try:
@@ -203,6 +204,27 @@ def test_a_loop_device_whose_file_was_unlinked(place: Path) -> None:
         assert is_busy(place)
 
 
+@pytest.mark.parametrize("code", [errno.ENOTTY, errno.ENOSYS])
+def test_a_loop_device_of_somebody_is_no_trouble_where_no_request_is_known(
+    place: Path, scratch: Path, code: int
+) -> None:
+    with loop_on(scratch / "unrelated"), watching(lacking("ioctl", errno=code)):
+        assert seen(place) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOTTY, errno.EPERM])
+def test_a_loop_device_that_cannot_be_asked_is_known_by_its_name(place: Path, scratch: Path, code: int) -> None:
+    def asked(name: str, arguments: tuple[object, ...]) -> int:
+        return code if name == "ioctl" and arguments[1] == n.LOOP_GET_STATUS64 else 0
+
+    with loop_on(place / "image"), loop_on(scratch / "unrelated"):
+        with watching(Watch(lambda _count, name, arguments: asked(name, arguments))):
+            assert facts(seen(place)) == [("loop", True)]
+        # The kernel shows the name as it is from within the mount: without that it may be another file's.
+        with watching(Watch(lambda _, name, words: asked(name, words) or errno.EPERM * (name == "chroot"))):
+            assert facts(seen(place)) == [("loop", None)]
+
+
 def test_a_swap_file() -> None:
     with filesystem("ext4") as point:
         file = point / "swap file"
@@ -256,6 +278,176 @@ def test_an_overlay_does_not_block(place: Path, scratch: Path, option: str) -> N
         umount(scratch / "merged")
 
 
+# --- overlays whose options don't lead to their layers ---------------------------------------------------------------
+@contextlib.contextmanager
+def overlay(point: Path, options: str, *, where: Path | None = None) -> Iterator[Path]:
+    """Mount an overlay by a string of options, which may be relative to a directory."""
+    point.mkdir(exist_ok=True)
+    before = os.getcwd()
+    os.chdir(where or "/")
+    try:
+        calls.mount(b"overlay", bytes(point), b"overlay", 0, options.encode())
+    finally:
+        os.chdir(before)
+    try:
+        yield point
+    finally:
+        umount(point)
+
+
+@contextlib.contextmanager
+def by_descriptor(point: Path, *layers: Path) -> Iterator[Path]:
+    """Mount an overlay whose layers are given by descriptor: its options show paths within clones."""
+    point.mkdir(exist_ok=True)
+    with mountfd.assemble(mountfd.Overlay([*layers])) as mount:
+        mount.attach(point)
+    try:
+        yield point
+    finally:
+        umount(point)
+
+
+def about(point: Path, target: object) -> list[tuple[bool | None, str | None]]:
+    return [(h.blocks, h.path) for h in holders(target) if h.kind == "overlay" and h.point == str(point)]  # type: ignore[arg-type]
+
+
+def need_handles(place: Path) -> None:
+    """Skip where the kernel doesn't tell an overlay's layer by its handle, or a filesystem's UUID."""
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        calls.ioctl(fd, n.FS_IOC_GETFSUUID, calls.bytes_buffer(17))
+    except OSError as error:
+        need(error.errno != errno.ENOTTY, "FS_IOC_GETFSUUID of a tmpfs (Linux 6.9)")
+        raise
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def layers(place: Path) -> Path:
+    """Make directories in the held filesystem, some with the names of others in the root's."""
+    for name in ("usr", "etc", "up", "work"):
+        (place / name).mkdir()
+    return place
+
+
+def test_layers_given_by_descriptor_are_found_and_another_place_of_their_name_is_not_blamed(
+    layers: Path, scratch: Path
+) -> None:
+    need_handles(layers)
+    with by_descriptor(scratch / "merged", layers / "usr", layers / "etc") as point:
+        assert about(point, layers) == [(False, None)]
+        (holder,) = seen(layers)
+        assert holder.words == f"the overlay on {point} has a layer here"
+        # The layers below the topmost one may be anywhere.
+        for other in ("/", layers.parent):
+            assert about(point, other) == [(None, None)]
+        assert not is_busy(layers)
+
+
+def test_layers_given_by_relative_names_are_found(layers: Path, scratch: Path) -> None:
+    need_handles(layers)
+    with overlay(scratch / "merged", "lowerdir=usr:etc", where=layers) as point:
+        assert about(point, layers) == [(False, None)]
+        assert about(point, layers.parent) == [(None, None)]
+
+
+def test_a_lower_layer_given_by_descriptor_may_be_there(layers: Path, scratch: Path) -> None:
+    (scratch / "top").mkdir()
+    with by_descriptor(scratch / "merged", scratch / "top", layers / "etc") as point:
+        assert about(point, layers) == [(None, None)]
+        (holder,) = [holder for holder in holders(layers) if holder.point == str(point)]
+        assert "may have a layer here" in holder.words
+        assert not holder.may_block
+
+
+def test_an_upper_layer_on_it(layers: Path, scratch: Path) -> None:
+    need_handles(layers)
+    (scratch / "low").mkdir()
+    words = f"lowerdir={scratch}/low,upperdir=up,workdir=work"
+    with overlay(scratch / "merged", words, where=layers) as point:
+        assert about(point, layers) == [(False, None)]
+
+
+@pytest.mark.parametrize("kernel", ["no handles", "no UUIDs", "no ids"])
+def test_what_the_kernel_does_not_tell_may_be_there(layers: Path, scratch: Path, kernel: str) -> None:
+    names = {"no handles": ("name_to_handle_at",), "no UUIDs": ("ioctl",), "no ids": ("statmount", "listmount")}
+    watch = lacking(*names[kernel], errno=errno.ENOSYS)
+    with by_descriptor(scratch / "merged", layers / "usr", layers / "etc") as point, watching(watch):
+        assert about(point, layers) == [(None, None)]
+        assert about(point, "/") == [(None, None)]
+    with overlay(scratch / "merged", f"lowerdir={layers}/usr:/etc") as point, watching(watch):
+        assert about(point, layers) == [(False, f"{layers}/usr")]
+
+
+def test_a_path_that_leads_to_another_directory_by_now_is_not_believed(layers: Path, scratch: Path) -> None:
+    need_handles(layers)
+    hidden = tmpfs(scratch / "hidden")
+    for name in ("usr", "etc"):
+        (hidden / name).mkdir()
+    with overlay(scratch / "merged", f"lowerdir={hidden}/usr:{hidden}/etc") as point:
+        assert about(point, hidden) == [(False, f"{hidden}/usr")]
+        bind(layers, hidden)
+        assert about(point, layers) == [(None, None)]
+        umount(hidden)
+    umount(hidden)
+
+
+def test_a_path_that_leads_nowhere_by_now_may_have_led_there(layers: Path, scratch: Path) -> None:
+    need_handles(layers)
+    (layers / "gone").mkdir()
+    with overlay(scratch / "merged", f"lowerdir=/etc:{layers}/gone") as point:
+        (layers / "gone").rmdir()
+        assert about(point, layers) == [(None, None)]
+    (layers / "gone").mkdir()
+    with overlay(scratch / "merged", f"lowerdir={layers}/gone:/etc") as point:
+        (layers / "gone").rmdir()
+        assert about(point, layers) == [(False, None)]
+
+
+def test_the_copy_of_an_image_is_told_from_the_image_by_paths_alone(scratch: Path) -> None:
+    make = need_command("mkfs.ext4")
+    points = []
+    with contextlib.ExitStack() as stack:
+        (scratch / "image").touch()
+        os.truncate(scratch / "image", 8 << 20)
+        subprocess.run([make, "-q", scratch / "image"], check=True)
+        (scratch / "copy").write_bytes((scratch / "image").read_bytes())
+        for name in ("image", "copy"):
+            device = stack.enter_context(loop_on(scratch / name, size=8 << 20))
+            point = scratch / f"{name} here"
+            point.mkdir()
+            subprocess.run(["mount", "-t", "ext4", device, point], check=True)
+            stack.callback(umount, point)
+            for layer in ("a", "b"):
+                (point / layer).mkdir()
+            points.append(point)
+        with by_descriptor(scratch / "merged", points[0] / "a", points[0] / "b") as merged:
+            assert [about(merged, point) for point in points] == [[(None, None)]] * 2
+        with overlay(scratch / "merged", f"lowerdir={points[0]}/a:/etc") as merged:
+            assert about(merged, points[0]) == [(False, f"{points[0]}/a")]
+            assert about(merged, points[1]) == []
+
+
+def test_an_overlay_of_another_namespace_is_found_too(layers: Path, scratch: Path) -> None:
+    need_real_root()
+    need_handles(layers)
+    point = scratch / "merged"
+
+    def act() -> None:
+        point.mkdir()
+        calls.mount(b"overlay", bytes(point), b"overlay", 0, f"lowerdir={layers}/usr:/etc".encode())
+        umount(layers)
+
+    with another(in_a_namespace_of_its_own(MS_PRIVATE, act)) as pid:
+        (holder,) = seen(layers)
+        with MountNamespace.of(pid) as namespace:
+            assert (holder.kind, holder.blocks, holder.ns_id) == ("overlay", False, namespace.id)
+        assert holder.words == f"the overlay on {point} in mount namespace {holder.ns_id} has a layer here"
+        assert not is_busy(layers)
+        assert about(point, layers.parent) == [(None, None)]
+
+
 # --- other users ---------------------------------------------------------------------------------------------------
 def test_an_ordinary_user_is_told_which_processes_cannot_be_looked_into(place: Path) -> None:
     need_real_root()
@@ -270,11 +462,27 @@ def test_an_ordinary_user_is_told_which_processes_cannot_be_looked_into(place: P
     assert [holder for holder in found if holder.blocks is not None] == []
 
 
+def test_for_an_ordinary_user_a_socket_of_whoever_may_be_of_another_namespace(place: Path) -> None:
+    need_real_root()
+    place.chmod(0o755)
+    place.parent.chmod(0o755)
+    with another(lambda: bind_socket(place)):
+        (holder,) = [holder for holder in in_child(lambda: holders(place), NOBODY) if holder.kind == "socket"]
+    assert (holder.blocks, holder.pid, holder.path) == (None, None, f"{place}/socket")
+    assert holder.words == f"a socket of a process that can't be seen is bound to {place}/socket"
+
+
 def test_threads_of_the_kernel_are_not_among_them(place: Path) -> None:
     need_real_root()
-    found = in_child(lambda: holders(place), NOBODY)
-    of_kernel = [holder for holder in found if holder.pid and not Path(f"/proc/{holder.pid}/cmdline").read_bytes()]
-    assert of_kernel == []
+    named = {holder.pid for holder in in_child(lambda: holders(place), NOBODY)}
+    assert not [pid for pid in named if pid is not None and is_of_kernel(pid)]
+
+
+def is_of_kernel(pid: int) -> bool:
+    """Say whether a process is a thread of the kernel's; one that has ended is none."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return bool(int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6]) & 0x200000)
+    return False
 
 
 def test_an_ordinary_user_finds_what_is_his_own(place: Path) -> None:

@@ -6,9 +6,12 @@ import hashlib
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tempfile
 import threading
+import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from errno import EACCES, EINVAL, EIO, ENOSPC, ENOTBLK, EROFS, EUCLEAN
 from pathlib import Path
@@ -453,6 +456,52 @@ def test_what_holds_nothing(route: str, images: Images, make: Callable[[Path], o
     assert isinstance(error, InvalidSpec)
     assert words in str(error)
     assert isinstance(images.refusal("ext4", path), KernelError)
+
+
+@pytest.mark.parametrize(("label", "kind"), [("gpt", "a GPT"), ("dos", "an MBR")])
+@pytest.mark.parametrize("words", ["", "loop,partscan"])
+def test_partitions_are_said_to_be_partitions(route: str, images: Images, label: str, kind: str, words: str) -> None:
+    disk = images.place / "disk"
+    partitioned(disk, label, images.copy("ext4"))
+    error = images.refusal("", disk, words)
+    assert isinstance(error, InvalidSpec)
+    assert f"holds partitions ({kind})" in str(error)
+    assert f"offset= ({FIRST * SECTOR} for the first)" in str(error)
+    images.mount("", disk, f"offset={FIRST * SECTOR}")
+    assert fstype(images.point) == "ext4"
+
+
+@pytest.mark.parametrize("label", ["gpt", "dos"])
+def test_the_kernel_finds_the_same_partition(images: Images, label: str) -> None:
+    disk = images.place / "disk"
+    partitioned(disk, label, images.copy("ext4"))
+    with LoopDevice.attach(disk, partscan=True, read_only=True) as device:
+        name = device.path.rpartition("/")[2]
+        need(Path(f"/sys/block/{name}/{name}p1").exists(), f"partitions of the kind {label} in this kernel")
+        assert int(Path(f"/sys/block/{name}/{name}p1/start").read_text()) == FIRST
+
+
+SECTOR, FIRST = 512, 2048
+
+
+def partitioned(disk: Path, label: str, image: Path) -> None:
+    """Make a disk with a table of partitions, and an image in its first one."""
+    size = image.stat().st_size
+    data = bytearray(4 * MIB + size)
+    last = FIRST + size // SECTOR - 1
+    kind, begin, length = (0xEE, 1, len(data) // SECTOR - 1) if label == "gpt" else (0x83, FIRST, size // SECTOR)
+    data[446:462] = struct.pack("<B3xB3xII", 0, kind, begin, length)
+    data[510:512] = b"\x55\xaa"
+    if label == "gpt":
+        linux = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").bytes_le
+        entries = struct.pack("<16s16sQQ80x", linux, uuid.uuid4().bytes_le, FIRST, last).ljust(128 * 128, b"\0")
+        end = len(data) // SECTOR - 1
+        known = (end, 34, end - 34, uuid.uuid4().bytes_le, 2, 128, 128, zlib.crc32(entries))
+        header = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, 1, *known)
+        data[SECTOR : SECTOR + 92] = header[:16] + struct.pack("<I", zlib.crc32(header)) + header[20:]
+        data[2 * SECTOR : 2 * SECTOR + len(entries)] = entries
+    data[FIRST * SECTOR : FIRST * SECTOR + size] = image.read_bytes()
+    disk.write_bytes(data)
 
 
 def test_an_image_that_is_not_there(route: str, images: Images) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,49 @@ def test_the_path_is_there_in_the_block_alone(place: Path) -> None:
     assert os.listdir(place / "tmp") == []
     assert count(place / "tmp") == 0
     assert (place / "upper/new").read_text() == "kept"
+
+
+def test_a_location_that_is_not_there_is_made_for_its_owner_alone_and_stays(place: Path) -> None:
+    location = place / "tmp/new here"
+    with temporary_path(TMPFS, location=location) as path:
+        assert Path(path).parent.parent == location
+        assert location.stat().st_mode & 0o7777 == 0o700
+    assert os.listdir(location) == []
+    assert sweep(location) == []
+
+
+def test_only_the_last_part_of_a_location_is_made(place: Path) -> None:
+    with pytest.raises(Missing), temporary_path(TMPFS, location=place / "not/there"):
+        pytest.fail("never here")
+    assert not (place / "not").exists()
+
+
+def test_a_location_is_made_by_many_at_once(place: Path) -> None:
+    location = place / "tmp/new"
+    ready, errors = threading.Barrier(4), []
+
+    def one() -> None:
+        try:
+            ready.wait()
+            with temporary_path(TMPFS, location=location) as path:
+                assert mountfd.is_mount(path)
+        except BaseException as error:  # noqa: BLE001 (looked at below)
+            errors.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert os.listdir(location) == []
+
+
+def test_a_default_location_that_is_not_there_is_not_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
+    with pytest.raises(Missing), temporary_path(TMPFS):
+        pytest.fail("never here")
+    assert not (place / "run").exists()
 
 
 def test_a_list_at_a_path(place: Path) -> None:
@@ -186,7 +230,8 @@ def test_a_location_of_any_name(place: Path, name: str) -> None:
 
 def test_a_location_that_is_none(place: Path) -> None:
     (place / "file").touch()
-    for location, kind in ((place / "nowhere", Missing), (place / "file", NotDirectory)):
+    (place / "lost").symlink_to("nowhere")
+    for location, kind in ((place / "no/where", Missing), (place / "file", NotDirectory), (place / "lost", Missing)):
         with pytest.raises(kind) as caught, temporary_path(TMPFS, location=location):
             pytest.fail("never here")
         assert str(location) in str(caught.value)

@@ -30,6 +30,7 @@ HEADERS = (
     "linux/capability.h",
     "linux/fanotify.h",
     "linux/fcntl.h",
+    "linux/fs.h",
     "linux/loop.h",
     "linux/major.h",
     "linux/mount.h",
@@ -38,7 +39,9 @@ HEADERS = (
     "linux/pidfd.h",
     "linux/prctl.h",
     "linux/sched.h",
+    "linux/sockios.h",
     "linux/stat.h",
+    "linux/un.h",
     "linux/wait.h",
     "asm/unistd.h",
 )

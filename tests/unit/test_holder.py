@@ -67,6 +67,37 @@ def test_the_sentence_says_what_a_person_needs_to_act() -> None:
     assert through.words.endswith(", through /srv in mount namespace 9, which is unmounted along with it")
 
 
+def test_a_mount_that_is_known_is_named_and_one_that_is_not_is_not_said_to_stand_nowhere() -> None:
+    copy = Holder("socket", blocks=False, pid=5, fd=3, path="/a/s", mount_id=9, point="/a")
+    assert copy.words.endswith("(descriptor 3), through /a, another mount of this filesystem")
+    assert Holder("socket", blocks=False, pid=5, path="/a/s").words.endswith(", on another mount of this filesystem")
+    lost = Holder("file", blocks=False, pid=5, fd=3, path="/a/s", mount_id=9)
+    assert lost.words.endswith("stands in no namespace that can be seen")
+
+
+def test_neither_a_copy_nor_an_overlay_ever_makes_an_unmount_fail() -> None:
+    for kind in KINDS:
+        can = kind not in {"copy", "overlay"}
+        assert [Holder(kind, blocks=blocks).may_block for blocks in (True, None, False)] == [can, can, False]
+
+
+def test_an_overlay_is_told_by_what_is_known_of_it() -> None:
+    assert Holder("overlay", blocks=False, point="/m", path="/a").words == "the overlay on /m has /a as a layer"
+    assert Holder("overlay", blocks=False, point="/m").words == "the overlay on /m has a layer here"
+    assert Holder("overlay", blocks=None, point="/m", ns_id=7).words.startswith(
+        "the overlay on /m in mount namespace 7 may have a layer here"
+    )
+
+
+def test_overlays_that_may_have_a_layer_share_a_line() -> None:
+    maybe = [Holder("overlay", blocks=None, point=point) for point in ("/m", "/n\n")]
+    shown = list(lines([Holder("overlay", blocks=False, point="/k", path="/a"), *maybe]))
+    assert shown[1] == "  overlay  the overlay on /k has /a as a layer"
+    assert shown[3].startswith("  overlay  2 overlays may have layers here, to which no path leads: /m, /n")
+    assert len(shown) == 4
+    assert len(list(lines(maybe[:1]))) == 3
+
+
 def test_both_questions_have_a_heading_of_their_own() -> None:
     shown = list(lines([NGINX, Holder("copy", blocks=False, point="/mnt"), *CLOSED]))
     assert [line.partition(":")[0] for line in shown if not line.startswith(" ")] == ["busy", "alive", "unknown"]

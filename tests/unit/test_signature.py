@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mountfd.model.signature import NO_FILESYSTEM, signatures
+from mountfd.model.signature import NO_FILESYSTEM, partitions, signatures
 from tests.support.need import need_command
 
 MIB = 1 << 20
@@ -183,9 +183,57 @@ def test_a_partition_table_is_no_fat() -> None:
     assert signatures(table) == []
 
 
+def entry(first: int, sectors: int, kind: int = 0x83, flag: int = 0) -> bytes:
+    return bytes([flag, 0, 0, 0, kind, 0, 0, 0]) + first.to_bytes(4, "little") + sectors.to_bytes(4, "little")
+
+
+def test_a_table_of_partitions_tells_where_the_first_begins() -> None:
+    table = in_memory(second=(446, entry(4096, 100)), first=(462, entry(2048, 9, flag=0x80)), end=(510, b"\x55\xaa"))
+    found = partitions(table)
+    assert found is not None
+    assert (found.kind, found.first) == ("dos", 2048 * 512)
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_a_gpt_is_found_with_sectors_of_either_size(sector: int) -> None:
+    numbers = (2).to_bytes(8, "little") + bytes(0) + (4).to_bytes(4, "little") + (128).to_bytes(4, "little")
+    header = b"EFI PART" + bytes(64) + numbers + bytes(4)
+    used = b"kind of 16 bytes" + b"its own 16 bytes" + (40).to_bytes(8, "little") + (99).to_bytes(8, "little")
+    both = in_memory(
+        protective=(446, entry(1, 99, kind=0xEE)),
+        end=(510, b"\x55\xaa"),
+        header=(sector, header),
+        entries=(2 * sector + 128, used),
+    )
+    found = partitions(both)
+    assert found is not None
+    assert (found.kind, found.first) == ("gpt", 40 * sector)
+    said = in_memory(header=(sector, header[:72] + b"\xff" * 8 + header[80:]))
+    found = partitions(said)
+    assert found is not None
+    assert (found.kind, found.first) == ("gpt", 0)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        {},
+        {"first": (446, entry(2048, 9))},
+        {"end": (510, b"\x55\xaa")},
+        {"end": (510, b"\x55\xaa"), "code": (446, b"\xb4\x0e\xcd\x10" * 16)},
+        {"end": (510, b"\x55\xaa"), "empty": (446, entry(2048, 0))},
+        {"end": (510, b"\x55\xaa"), "first": (446, entry(2048, 9)), "odd": (462, entry(2048, 9, flag=1))},
+    ],
+    ids=["nothing", "no end", "no entry", "code", "no sectors", "odd flag"],
+)
+def test_what_does_not_add_up_is_no_table_of_partitions(pieces: dict[str, tuple[int, bytes]]) -> None:
+    assert partitions(in_memory(**pieces)) is None
+
+
 @pytest.mark.parametrize("size", [0, 1, 3, 511, 512, 1024, 1100, 4096, 32770, 65607])
 def test_what_is_empty_or_short_bears_nothing(size: int) -> None:
     assert signatures(reading_bytes(bytes(size))) == []
+    assert partitions(reading_bytes(bytes(size))) is None
 
 
 @pytest.mark.parametrize("case", ["ext4", "squashfs", "FAT16", "erofs"])

@@ -250,15 +250,14 @@ sethostname: Callable[[bytes, int], int] = _symbol("sethostname", "name:text siz
 statx: Callable[[int, bytes, int, int, Any], int] = _symbol(
     "statx", "dfd:fd path flags:flags=At mask:flags=Statx buffer:pointer"
 )
+name_to_handle_at: Callable[..., int] = _symbol("name_to_handle_at", "dfd:fd path handle:pointer id:pointer flags")
 statmount: Callable[[Any, Any, int, int], int] = _syscall(
     "statmount", n.SYS_statmount, "request:pointer=MntIdReq buffer:pointer size flags:flags=StatMountFlag"
 )
 listmount: Callable[[Any, Any, int, int], int] = _syscall(
     "listmount", n.SYS_listmount, "request:pointer=MntIdReq ids:pointer count:size flags:flags"
 )
-listns: Callable[[Any, Any, int, int], int] = _syscall(
-    "listns", n.SYS_listns, "request:pointer ids:pointer count:size flags:flags"
-)
+listns: Callable[..., int] = _syscall("listns", n.SYS_listns, "request:pointer ids:pointer count:size flags:flags")
 ioctl: Callable[[int, int, Any], int] = _symbol("ioctl", "fd request:word=Ioctl argument:pointer")
 ioctl_fd: Callable[[int, int, int], int] = _symbol("ioctl_fd", "fd request:word=Ioctl argument:word", symbol="ioctl")
 fanotify_init: Callable[[int, int], int] = _symbol("fanotify_init", "flags:flags=FanInit event_flags:flags")
@@ -281,6 +280,7 @@ flock: Callable[[int, int], int] = _symbol("flock", "fd operation:int")
 
 # --- processes and credentials -------------------------------------------------------------------------------------
 pidfd_open: Callable[[int, int], int] = _syscall("pidfd_open", n.SYS_pidfd_open, "pid:int flags:flags")
+pidfd_getfd: Callable[[int, int, int], int] = _syscall("pidfd_getfd", n.SYS_pidfd_getfd, "pidfd:fd fd:int flags:flags")
 pidfd_send_signal: Callable[[int, int, Any, int], int] = _syscall(
     "pidfd_send_signal", n.SYS_pidfd_send_signal, "pidfd:fd signal:int info:pointer flags:flags"
 )

@@ -14,6 +14,7 @@ SYS_fsmount = 432
 SYS_fspick = 433
 SYS_pidfd_open = 434
 SYS_openat2 = 437
+SYS_pidfd_getfd = 438
 SYS_mount_setattr = 442
 SYS_statmount = 457
 SYS_listmount = 458
@@ -23,6 +24,7 @@ SYS_listns = 470
 # openat(2) and the *at() family, include/uapi/linux/fcntl.h
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_HANDLE_FID = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
@@ -76,6 +78,10 @@ PIDFD_GET_TIME_NAMESPACE = 0xFF07
 PIDFD_GET_TIME_FOR_CHILDREN_NAMESPACE = 0xFF08
 PIDFD_GET_USER_NAMESPACE = 0xFF09
 PIDFD_GET_UTS_NAMESPACE = 0xFF0A
+
+# a filesystem's UUID, include/uapi/linux/fs.h, and the file that a socket is bound to, include/uapi/linux/un.h
+FS_IOC_GETFSUUID = 0x80111500
+SIOCUNIXFILE = 0x89E0
 
 # loop devices, include/uapi/linux/loop.h
 LOOP_SET_FD = 0x4C00

@@ -27,8 +27,8 @@ SPEC = Spec(
         Option("-J --json", "one JSON document: target, id, and the lists busy, alive and unknown"),
     ],
     epilog="The exit status is 0 when somebody is seen to hold it, 1 when nobody is, 32 when it can't be found out.\n"
-    "Other users' processes can't be looked into, and are named. What nobody can see: descriptors on their way\n"
-    "through a socket or registered with io_uring, and layers that an overlay was given by descriptor.",
+    "Other users' processes can't be looked into, and are named, as are overlays whose layers can't be told. What\n"
+    "nobody can see: descriptors on their way through a socket or registered with io_uring.",
 )
 
 

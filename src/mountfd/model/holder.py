@@ -10,7 +10,7 @@
 | loop, image | a loop device, or an erofs without one, whose file lies on it | yes |
 | swap | a swap file on it | yes |
 | copy | the same filesystem mounted elsewhere, in this or another mount namespace | no |
-| overlay | an overlay that has a directory of it as a layer | no |
+| overlay | an overlay that has a directory of it as a layer, or may have | no |
 | process, hidden, outside, namespace | what can't be looked into | unknown |
 """
 
@@ -27,6 +27,7 @@ KINDS = (
     *("file", "cwd", "root", "exe", "map", "mount", "socket", "loop", "image", "swap", "copy", "overlay"),
     *UNSEEN,
 )
+_HARMLESS = ("copy", "overlay")
 _FIELDS = (
     *("kind", "blocks", "pid", "command", "uid", "fd", "path", "mount_id", "ns_id", "point", "device", "is_own"),
 )
@@ -38,7 +39,7 @@ class Holder:
     Attributes; one that doesn't apply or isn't known is None:
     kind        one of KINDS
     blocks      True: umount(2) says EBUSY because of it; False: it keeps the filesystem alive although umount works;
-                None: it may be either, since the kernel doesn't tell enough
+                None: it may be either, or neither, since the kernel doesn't tell enough
     pid         of the process, or of one that lives in the mount namespace of a copy
     command     the process's name; uid, its user
     fd          the descriptor's number
@@ -116,6 +117,11 @@ class Holder:
         return _rebuild, (self.as_dict(),)
 
     @property
+    def may_block(self) -> bool:
+        """Whether umount(2) may say EBUSY because of it: neither a copy nor an overlay ever makes it."""
+        return self.blocks is not False and self.kind not in _HARMLESS
+
+    @property
     def words(self) -> str:
         """One sentence for a person, without a full stop."""
         return _SENTENCES[self.kind](self) + _where(self)
@@ -142,12 +148,14 @@ def _where(holder: Holder) -> str:
     """Say through which other mount it holds, where it isn't the mount that was asked about."""
     if holder.kind not in _BY_PROCESS or holder.blocks is None:
         return ""
-    if not holder.blocks:
-        return ", on a mount of this filesystem that stands in no namespace that can be seen"
-    if holder.point is None:
-        return ""
     there = "" if holder.ns_id is None else f" in mount namespace {holder.ns_id}"
-    return f", through {holder.point}{there}, which is unmounted along with it"
+    if holder.blocks:
+        return "" if holder.point is None else f", through {holder.point}{there}, which is unmounted along with it"
+    if holder.point is not None:
+        return f", through {holder.point}{there}, another mount of this filesystem"
+    if holder.mount_id is None:
+        return ", on another mount of this filesystem"
+    return ", on a mount of this filesystem that stands in no namespace that can be seen"
 
 
 def _file(holder: Holder) -> str:
@@ -155,6 +163,8 @@ def _file(holder: Holder) -> str:
 
 
 def _socket(holder: Holder) -> str:
+    if holder.pid is None:
+        return f"a socket of a process that can't be seen is bound to {holder.path or 'a path'}"
     which = f" (descriptor {holder.fd})" if holder.fd is not None else ""
     return f"{holder.who} has a socket that is bound to {holder.path or 'a path'}{which}"
 
@@ -169,6 +179,14 @@ def _copy(holder: Holder) -> str:
 
 def _mount(holder: Holder) -> str:
     return f"another mount stands on it, at {holder.point or 'a place that no path leads to from here'}"
+
+
+def _overlay(holder: Holder) -> str:
+    there = "" if holder.ns_id is None else f" in mount namespace {holder.ns_id}"
+    one = f"the overlay on {holder.point or 'an unreachable place'}{there}"
+    if holder.blocks is None:
+        return f"{one} may have a layer here: no path leads to its layers"
+    return f"{one} has {holder.path} as a layer" if holder.path else f"{one} has a layer here"
 
 
 def _namespace(holder: Holder) -> str:
@@ -190,9 +208,7 @@ _SENTENCES: dict[str, Callable[[Holder], str]] = {
     ),
     "swap": lambda holder: f"the kernel swaps to {holder.path or 'a file'}",
     "copy": _copy,
-    "overlay": lambda holder: (
-        f"the overlay on {holder.point or 'an unreachable place'} has {holder.path or 'a directory'} as a layer"
-    ),
+    "overlay": _overlay,
     "process": lambda holder: f"{holder.who} can't be looked into",
     "hidden": lambda _: "processes of other users are hidden here (hidepid)",
     "outside": lambda _: "processes outside of this pid namespace can't be seen",

@@ -7,6 +7,9 @@ exfat            "EXFAT   " at 3      ntfs3     "NTFS    " at 3           vfat  
 iso9660          "CD001" at 32769     udf       "NSR02" or "NSR03" in one of the descriptors from 32768 on
 swap             "SWAPSPACE2" at the end of the first page, whatever its size
 crypto_LUKS      "LUKS" at 0          LVM2_member    "LABELONE" in one of the first four sectors
+
+A table of partitions is no filesystem, and stands beside some (on a disc that can be booted from, for one):
+gpt  "EFI PART" in the second sector    dos  0x55 0xAA at 510, and from 446 on entries that add up
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[int, int], bytes]
 
-__all__ = ["NO_FILESYSTEM", "signatures"]
+__all__ = ["NO_FILESYSTEM", "Partitions", "partitions", "signatures"]
 
 # What can't be mounted, in words for a person; the names are those of blkid(8).
 NO_FILESYSTEM = {
@@ -55,6 +58,9 @@ _FIXED_MEDIA, _FLOPPY = 0xF8, 0xF0
 _VOLUME_DESCRIPTORS = 32768
 _STRIDES = (2048, 4096)
 _DESCRIPTORS = 64
+_ENTRIES, _ENTRY_SIZE = 446, 16
+_LARGEST_OFFSET = 1 << 40  # a table lies near its header; a header can say anything
+_LEAST_GPT_ENTRY, _MOST_GPT_ENTRIES = 128, 128
 _DESCRIPTOR_NAMES = (b"BEA01", b"BOOT2", b"CD001", b"CDW02", b"TEA01")
 
 
@@ -69,6 +75,44 @@ def signatures(read: Read) -> list[str]:
     found = [fstype for fstype, offset, magic in _MAGIC if read(offset, len(magic)) == magic]
     found += filter(None, (look(read) for look in (_ext, _squashfs, _vfat, _disc, _swap, _lvm)))
     return found
+
+
+class Partitions:
+    """A table of partitions: its kind, "gpt" or "dos", and where the first partition begins, in bytes; 0: not known."""
+
+    __slots__ = ("first", "kind")
+
+    def __init__(self, kind: str, first: int) -> None:
+        """Keep them."""
+        self.kind, self.first = kind, first
+
+
+def partitions(read: Read) -> Partitions | None:
+    """Tell the table of partitions that something begins with, or None.
+
+    Arguments: read, as `signatures` has it, which finds what is mounted as a whole and is asked first.
+    """
+    for sector in (_SECTOR, _LARGEST_SECTOR):
+        header = read(sector, 92)
+        if header[:8] == b"EFI PART" and len(header) == 92:  # noqa: PLR2004 (the header's size)
+            return Partitions("gpt", _first_of_gpt(read, header, sector))
+    block = read(0, _BOOT_SECTOR)
+    if len(block) < _BOOT_SECTOR or block[510:] != b"\x55\xaa":
+        return None
+    entries = [block[at : at + _ENTRY_SIZE] for at in range(_ENTRIES, 510, _ENTRY_SIZE)]
+    used = [entry for entry in entries if entry[4]]
+    # Boot sectors end with these two bytes, too; there is code where the entries would be.
+    if not used or not all(entry[0] in (0, 0x80) and _number(entry, 8, 4) and _number(entry, 12, 4) for entry in used):
+        return None
+    return Partitions("dos", min(_number(entry, 8, 4) for entry in used) * _SECTOR)
+
+
+def _first_of_gpt(read: Read, header: bytes, sector: int) -> int:
+    at, number, size = _number(header, 72, 8) * sector, _number(header, 80, 4), _number(header, 84, 4)
+    if size < _LEAST_GPT_ENTRY or at > _LARGEST_OFFSET:
+        return 0
+    entries = (read(at + i * size, 40) for i in range(min(number, _MOST_GPT_ENTRIES)))
+    return min((_number(entry, 32, 8) * sector for entry in entries if any(entry[:16])), default=0)
 
 
 def _ext(read: Read) -> str:

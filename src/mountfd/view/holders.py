@@ -53,14 +53,19 @@ def document(target: str | None, number: int | None, holders: Sequence[Holder]) 
 
 
 def _rows(holders: Sequence[Holder]) -> Iterator[tuple[str, str]]:
-    """Give kind and words of each, and of all processes that can't be looked into one row."""
+    """Give kind and words of each; but one row for all processes, and for all overlays, that can't be looked into."""
     closed = [holder for holder in holders if holder.kind == "process"]
+    vague = [holder for holder in holders if holder.kind == "overlay" and holder.blocks is None]
+    grouped = [group for group in (closed, vague) if len(group) > 1]
     for holder in holders:
-        if holder.kind != "process" or len(closed) == 1:
+        if not any(holder in group for group in grouped):
             yield holder.kind, holder.words
-    if len(closed) > 1:
+    if closed in grouped:
         numbers = ", ".join(str(holder.pid) for holder in closed)
         yield "process", f"{len(closed)} processes of other users can't be looked into: {numbers}"
+    if vague in grouped:
+        points = ", ".join(holder.point or "an unreachable place" for holder in vague)
+        yield "overlay", f"{len(vague)} overlays may have layers here, to which no path leads: {points}"
 
 
 def _record(holder: Holder) -> dict[str, object]:

@@ -4,11 +4,11 @@
 | --- | --- |
 | descriptors, directories, programs, mapped files | statx(2) on the links of /proc/PID: the mount's id |
 | mounts on it, other mounts of its filesystem | listmount(2) and statmount(2) of every namespace |
-| bound sockets | sock_diag(7): filesystem and inode; then their names |
+| bound sockets | sock_diag(7): filesystem and inode; then the socket's own file, or their names |
 | loop devices, swap files, file-backed erofs | LOOP_GET_STATUS64, /proc/swaps, the table; then their names |
-| overlays | the paths in their options |
+| overlays | the file handles of their roots, and the paths in their options |
 
-A name may mean several mounts; then the holder's `blocks` is None.
+A name may mean several mounts; then the holder's `blocks` is None. So it is for an overlay that may have a layer there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import os
 from mountfd.errors import Gone, InvalidSpec, KernelError, from_errno
 from mountfd.model.holder import Holder
 from mountfd.model.info import MountInfo, from_fields
-from mountfd.verbs.holders.alive import copies, overlays
+from mountfd.verbs.holders.alive import copies
 from mountfd.verbs.holders.kernel import kernel_holders
 from mountfd.verbs.holders.landscape import FIELDS, Landscape, key, survey
+from mountfd.verbs.holders.overlays import overlays
 from mountfd.verbs.holders.processes import Lens, pids, scan
 from mountfd.verbs.holders.sockets import bound_sockets
 from mountfd.verbs.query.lookup import lookup, lookup_id
@@ -57,10 +58,11 @@ def holders(
     Those that make umount(2) fail with EBUSY come first (`blocks` True), then those that don't (False), then those
     that may (None): what can't be looked into is named, never left out. The caller's own descriptors count; who comes
     or goes meanwhile may be in the list or not. What no table of the kernel tells of: a descriptor on its way through a
-    socket, registered with io_uring, or of a thread whose own table has the same numbers as its process's; an
-    overlay's layer that was given by descriptor.
+    socket, registered with io_uring, or of a thread whose own table has the same numbers as its process's. Of an
+    overlay whose layers were given by descriptor only the topmost one can be told: what may be below it is None.
     Raises: Missing, NotDirectory, Denied for a path; InvalidSpec.
-    Calls: statx(2), Linux 5.8; listmount(2), statmount(2), Linux 6.8; sock_diag(7); ioctl(2) LOOP_GET_STATUS64.
+    Calls: statx(2), Linux 5.8; listmount(2), statmount(2), Linux 6.8; sock_diag(7); pidfd_getfd(2), Linux 5.6, and
+    ioctl(2) SIOCUNIXFILE; ioctl(2) LOOP_GET_STATUS64; name_to_handle_at(2) with AT_HANDLE_FID, Linux 6.6.
     """
     return examine(find_target(target, id))
 
@@ -98,7 +100,7 @@ def _examine(target: MountInfo) -> list[Holder]:
     sockets = bound_sockets(land, everybody)
     lens = Lens(unique=land.unique)
     found = [*_on_it(land), *scan(land, sockets), *sockets.orphans(lens), *kernel_holders(land, lens)]
-    found += [*copies(land, everybody), *overlays(land, lens), *_unseen(land)]
+    found += [*copies(land, everybody), *overlays(land, lens, everybody), *_unseen(land)]
     order = {True: 0, False: 1, None: 2}
     return sorted(dict.fromkeys(found), key=lambda holder: order[holder.blocks])
 

@@ -38,6 +38,7 @@ _DEVICE_AND_INODE = Struct("=QQ")
 _OPEN_QUIETLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _SWAPS = b"/proc/swaps"
 _CLONE_FS = 0x200
+_DETACHED = (0, 0)
 
 
 def kernel_holders(land: Landscape, lens: Lens) -> Iterator[Holder]:
@@ -57,17 +58,20 @@ def kernel_holders(land: Landscape, lens: Lens) -> Iterator[Holder]:
                 yield from _weighed(land, holder, lens.dev, resolved)
 
 
-def _weighed(
+def _weighed(  # noqa: PLR0913 (what is known of it)
     land: Landscape,
     holder: Holder,
     dev: tuple[int, int] | None,
     resolved: int,
     source: tuple[bytes, int] | None = None,
+    *,
+    is_sure: bool = True,
 ) -> Iterator[Holder]:
     """Give a holder with the verdict about it, unless it has nothing to do with the target's filesystem.
 
     Arguments: land; holder; dev, of its file; resolved, the mount that its name leads to; source, the file that the
-    kernel writes the name into, and which of the names there it is.
+    kernel writes the name into, and which of the names there it is; is_sure, whether the name is known to lead to the
+    file and not to another one of that name.
     """
     row = land.rows.get(resolved)
     filesystem = dev if row is None else row.dev
@@ -76,6 +80,7 @@ def _weighed(
         verdict = None if below else False
     else:
         verdict = land.verdict(filesystem, holder.path, resolved)
+        verdict = None if verdict and not is_sure else verdict
     if verdict is None and source is not None and filesystem is not None:
         verdict = _sharpened(land, source, resolved)
     if verdict is not False or (filesystem is not None and filesystem == land.target.dev):
@@ -165,6 +170,8 @@ def _loops(land: Landscape, lens: Lens) -> Iterator[Holder]:
         if raw is None:
             continue
         identity = _identity(f"/dev/{name}".encode())
+        if identity == _DETACHED:
+            continue
         dev = None if identity is None else (os.major(identity[0]), os.minor(identity[0]))
         # The way to a file of another filesystem may lead through a dead server. btrfs tells numbers of its own.
         if dev in others:
@@ -172,7 +179,8 @@ def _loops(land: Landscape, lens: Lens) -> Iterator[Holder]:
         number = _resolved(lens, raw, identity)
         dev = lens.dev if number else dev
         holder = Holder("loop", blocks=None, device=f"/dev/{name}", path=os.fsdecode(raw))
-        yield from _weighed(land, holder, dev, number, (b"/sys/block/%s/loop/backing_file" % name.encode(), -1))
+        source = b"/sys/block/%s/loop/backing_file" % name.encode()
+        yield from _weighed(land, holder, dev, number, (source, -1), is_sure=identity is not None)
 
 
 def _file_of(name: str) -> bytes | None:
@@ -188,7 +196,7 @@ def _file_of(name: str) -> bytes | None:
 
 
 def _identity(device: bytes) -> tuple[int, int] | None:
-    """Give device number and inode of a loop device's file; None where it can't be asked."""
+    """Give device number and inode of a loop device's file; None where it can't be asked, zeros where it has none."""
     try:
         fd = calls.openat(n.AT_FDCWD, device, _OPEN_QUIETLY, 0)
     except KernelError as error:
@@ -198,8 +206,9 @@ def _identity(device: bytes) -> tuple[int, int] | None:
         answer = calls.bytes_buffer(_STATUS_SIZE)
         calls.ioctl(fd, _LOOP_GET_STATUS64, answer)
     except KernelError as error:
-        if error.errno != ENXIO:  # it was detached meanwhile
-            raise
+        if error.errno == ENXIO:  # it was detached meanwhile
+            return _DETACHED
+        calls.remark(f"holders: {error}: {os.fsdecode(device)}'s file is known by its name alone")
         return None
     finally:
         os.close(fd)

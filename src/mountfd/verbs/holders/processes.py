@@ -49,16 +49,17 @@ class Lens:
         self.mount_id = self.mode = self.inode = 0
         self.dev = (0, 0)
 
-    def look(self, path: bytes, flags: int = FOLLOW) -> bool:
-        """Look at a path; False when there is nothing any more. Raises Denied, KernelError."""
+    def look(self, path: bytes, flags: int = FOLLOW, at: int = n.AT_FDCWD) -> bool:
+        """Look at a path, or at a descriptor; False when there is nothing any more. Raises Denied, KernelError."""
         try:
-            calls.statx(n.AT_FDCWD, path, flags, self._mask, self._pointer)
+            calls.statx(at, path, flags, self._mask, self._pointer)
         except KernelError as error:
             if error.errno in GONE:
                 return False
             if error.errno not in _CANNOT:
                 raise
-            return self._look_plainly(path, follow=not flags & n.AT_SYMLINK_NOFOLLOW)
+            place = path or b"/proc/self/fd/%d" % at
+            return self._look_plainly(place, follow=not flags & n.AT_SYMLINK_NOFOLLOW)
         seen = self._buffer
         self.mount_id = seen.stx_mnt_id if seen.stx_mask & self._mask else 0
         self.dev = (seen.stx_dev_major, seen.stx_dev_minor)
@@ -92,7 +93,7 @@ class Process:
         self.lost: list[tuple[int, Holder]] = []
         self._seen: set[tuple[str, int | None, str | None]] = set()
 
-    def weigh(self, kind: str, link: bytes, fd: int | None = None) -> None:
+    def weigh(self, kind: str, link: bytes, fd: int | None = None, path: str | None = None) -> None:
         """Note a holder where what the lens sees is on the target, or on a mount of its filesystem that is lost."""
         lens, land = self.lens, self.land
         number = lens.mount_id
@@ -101,15 +102,15 @@ class Process:
                 return
             number = 0 if fd is None else _old_id(link)
         if number in land.along:
-            self.note(kind, link, True, number, fd)
+            self.note(kind, link, True, number, fd, path)
         elif not land.is_standing and number == land.number:
             if land.target.dev is None:
                 land.target.dev = lens.dev
-            self.note(kind, link, False, number, fd)
+            self.note(kind, link, False, number, fd, path)
         elif not number:
-            self.note(kind, link, land.verdict(lens.dev, None, 0), None, fd)
+            self.note(kind, link, land.verdict(lens.dev, None, 0), None, fd, path)
         elif lens.dev == land.target.dev and number not in land.rows:
-            self.note(kind, link, None if land.can_be_elsewhere else False, number, fd, lost=True)
+            self.note(kind, link, None if land.can_be_elsewhere else False, number, fd, path, lost=True)
 
     def note(  # noqa: PLR0913, PLR0917 (what is known of it)
         self,

@@ -1,7 +1,9 @@
 """Sockets bound to a path: they hold the mount that the path was on when they were bound.
 
 Neither the socket's own descriptor nor a name in /proc/net/unix says which mount that is. sock_diag(7) tells the
-filesystem and the inode, namespace by namespace of the network; the name, where it still leads there, the mount.
+filesystem and the inode, namespace by namespace of the network. SIOCUNIXFILE opens the file that a socket is bound to,
+on its mount: of a process that we may trace, with CAP_NET_ADMIN. Else there is the name, where it still leads there;
+another namespace may have the same name on another mount.
 
     netlink header   len type flags seq pid                          =IHHII
     request          family protocol pad states ino show cookie x 2  =BBHIIIII
@@ -12,14 +14,16 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack
 from stat import S_ISSOCK
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import KernelError
+from mountfd.handles.fd import OwnedFd
 from mountfd.model.holder import Holder
 from mountfd.verbs.enter import on_thread
-from mountfd.verbs.query.place import NOFOLLOW
+from mountfd.verbs.query.place import HERE, NOFOLLOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,15 +70,37 @@ class Sockets:
         """Note a process that has a bound socket open."""
         bound = self.bound[inode]
         bound.has_holder = True
+        if self._looks_at_file(process, fd, inode):
+            process.weigh("socket", link, fd, bound.name)
+            return
         verdict, number = self._verdict(bound, process.lens, process.at + b"root", process.at + b"cwd")
-        if verdict is not False or bound.dev == self.land.target.dev:
+        stands_elsewhere = number in self.land.rows  # as with files: who is on that copy is no holder of this one
+        if verdict is not False or (bound.dev == self.land.target.dev and not stands_elsewhere):
             process.note("socket", link, verdict, number, fd, path=bound.name)
+
+    def _looks_at_file(self, process: Process, fd: int, inode: int) -> bool:
+        """Have the process's lens look at the file that a socket is bound to; False where that can't be opened."""
+        try:
+            with ExitStack() as held:
+                pidfd = held.enter_context(OwnedFd(calls.pidfd_open(process.pid, 0)))
+                own = held.enter_context(OwnedFd(calls.pidfd_getfd(pidfd.fileno(), fd, 0)))
+                # It may be closed and used again by now, or be in the table of one thread alone.
+                status = os.fstat(own.fileno())
+                if status.st_ino != inode or (os.major(status.st_dev), os.minor(status.st_dev)) != self.dev:
+                    return False
+                file = held.enter_context(OwnedFd(calls.ioctl_fd(own.fileno(), n.SIOCUNIXFILE, 0)))
+                return process.lens.look(b"", HERE, file.fileno()) and process.lens.mount_id != 0
+        except KernelError as error:
+            calls.remark(f"holders: {error}: the socket's file can't be opened, so its name tells the mount")
+            return False
 
     def orphans(self, lens: Lens) -> Iterator[Holder]:
         """Give the bound sockets that no process was seen to have."""
         for bound in self.bound.values():
             if not bound.has_holder:
                 verdict, number = self._verdict(bound, lens, b"", b".")
+                if verdict and not self.land.is_whole:
+                    verdict = None  # it may be of a namespace that has the same name on a mount of its own
                 if verdict is not False:
                     yield Holder("socket", blocks=verdict, path=bound.name, mount_id=number)
 

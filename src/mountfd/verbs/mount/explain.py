@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTBLK, ENOTDIR, EROFS, EUCLEAN
+from errno import EACCES, EBUSY, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, ENOSYS, ENOTBLK, ENOTDIR, EPERM, EROFS, EUCLEAN
 
 from mountfd.errors import MountfdError
+from mountfd.handles.refused import why_no_filesystem, why_not
 from mountfd.verbs.mount.source import held_types, in_words
 
 TYPE_CHECKING = False
@@ -42,6 +43,8 @@ def explain(error: KernelError, fstype: str, source: Source, log: list[str]) -> 
     )
     if source.path and error.errno not in (ENODEV, ENOTDIR):
         error.filename = source.path  # mount(2)'s own is the target
+    if error.errno == EPERM:
+        error.explain(hint=why_no_filesystem(fstype, error.syscall) or why_not(error.syscall))
     error.explain(hint=_hint(error.errno, fstype, source, error.log))
 
 
@@ -115,7 +118,8 @@ def _about_content(errno: int, fstype: str, source: Source) -> str | None:
     except MountfdError:
         return None  # it can't be read; the call's own error stays
     if not found:
-        return f"{source.path!r} bears no signature of a filesystem: it is empty, damaged, or something else"
+        words = "bears no signature of a filesystem: it is empty, damaged, or something else"
+        return f"{source.path!r} {source.partitions or words}"
     if fstype not in found:
         return f"{source.path!r} holds {in_words(found)}, not {fstype}"
     return f"the {fstype} on {source.path!r} is damaged, has features that this kernel lacks, or an option is wrong"

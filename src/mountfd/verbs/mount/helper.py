@@ -67,8 +67,10 @@ def mount_by_helper(spec: MountSpec, options: Options, place: Place, *, beneath:
             _take_away(path, after[0], failure)
             raise
         return after[0]
-    hint = f"{name} isn't installed" if status == _NOT_FOUND else f"{argv[0]} ended with status {status}"
-    hint += "" if status else " and nothing is mounted"
+    hint = f"{argv[0]} ended with status {status}" + ("" if status else " and nothing is mounted")
+    # Where SIGCHLD is ignored the kernel throws the status away, and Python takes it for 0.
+    if status == _NOT_FOUND or (status == 0 and not is_new and _find(name) is None):
+        hint = f"{name} isn't installed"
     error = from_errno(EIO, f"mount.{family}", tuple(argv), filename=place.name, hint=hint)
     error.log = tuple(said)  # in .log as a kernel's words would be, but a person is told whose they are
     for line in said:
@@ -176,13 +178,17 @@ def _is_for_kernel(spec: MountSpec, word: str) -> bool:
 
 
 def _program(name: str) -> str:
-    from shutil import which  # noqa: PLC0415
-
-    found = which(name) or which(name, path=_PATH)
+    found = _find(name)
     if found is None:
         package = "fuse3" if name.endswith("3") else "fuse"
         raise unsupported(name, f"{name} isn't installed (Debian's package {package})")
     return found
+
+
+def _find(name: str) -> str | None:
+    from shutil import which  # noqa: PLC0415
+
+    return which(name) or which(name, path=_PATH)
 
 
 def _run(argv: list[str]) -> tuple[int, list[str]]:

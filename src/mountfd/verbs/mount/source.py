@@ -14,11 +14,14 @@ from mountfd.handles.fd import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Self, TypeVar
 
     from mountfd.handles.loop import LoopDevice
     from mountfd.model.options import LoopWish, Options
+
+    T = TypeVar("T")
 
 __all__ = ["Source", "by_tag", "held_types", "in_words"]
 
@@ -56,6 +59,22 @@ class Source:
     def is_readable(self) -> bool:
         """Whether it is an image or a block device, which bear a signature; else it is a label, or a directory."""
         return self.is_image or (bool(self.path) and stat.S_ISBLK(_mode_of(self.path)))
+
+    @property
+    def partitions(self) -> str:
+        """How its partitions are mounted, in words; nothing where it has no table of them."""
+        from mountfd.model.signature import partitions  # noqa: PLC0415 (only on the way out of an error)
+
+        table = _read_by(partitions, self.name)
+        if table is None:
+            return ""
+        kind = "a GPT" if table.kind == "gpt" else "an MBR"
+        begin = self._options.loop.offset if self._loop is not None and self._options.loop is not None else 0
+        first = f"{begin + table.first} for the first" if table.first else "in bytes"
+        return (
+            f"holds partitions ({kind}), each with a filesystem of its own: mount one from its device, which "
+            f"`losetup --partscan` makes for an image, or by its offset= ({first})"
+        )
 
     @property
     def wants_read_only(self) -> bool:
@@ -105,8 +124,11 @@ class Source:
             raise InvalidSpec(f"{self.path!r} holds {in_words(found)}: that can't be mounted", part="type")
         if os.path.isdir(self.path):
             raise InvalidSpec(f"{self.path!r} is a directory: `bind` shows it elsewhere", part="type")
-        what = f"{self.path!r} bears the signatures of {', '.join(found)}" if found else _unknown(self.path, unwanted)
-        raise InvalidSpec(f"{what}: say the type", part="type")
+        if found:
+            raise InvalidSpec(f"{self.path!r} bears the signatures of {', '.join(found)}: say the type", part="type")
+        if self.partitions:
+            raise InvalidSpec(f"{self.path!r} {self.partitions}", part="type")
+        raise InvalidSpec(f"{_unknown(self.path, unwanted)}: say the type", part="type")
 
     def close(self) -> None:
         """Close the loop device, which goes with its last mount."""
@@ -146,12 +168,17 @@ def held_types(device: bytes) -> list[str]:
     """Tell by their signatures which filesystems a device or image holds."""
     from mountfd.model.signature import signatures  # noqa: PLC0415 (only where no type is given, or one was wrong)
 
+    return _read_by(signatures, device) or []
+
+
+def _read_by(look: Callable[[Callable[[int, int], bytes]], T], device: bytes) -> T | None:
+    """Have a function look at what is in a device or image; None for what is neither."""
     with OwnedFd(
         calls.openat(n.AT_FDCWD, encode(device, "source"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
     ) as held:
         fd = held.fileno()
         if stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFREG, stat.S_IFBLK):
-            return []
+            return None
 
         def read(offset: int, size: int) -> bytes:
             try:
@@ -159,7 +186,7 @@ def held_types(device: bytes) -> list[str]:
             except OSError as error:
                 raise from_errno(error.errno or EIO, "pread", (size, offset), filename=os.fsdecode(device)) from None
 
-        return signatures(read)
+        return look(read)
 
 
 def in_words(types: list[str]) -> str:

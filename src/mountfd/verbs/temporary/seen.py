@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from errno import EAGAIN
+from errno import EAGAIN, EEXIST
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -42,7 +42,8 @@ def temporary_path(what: MountSpec | Iterable[MountSpec], *, location: StrPath |
     """Mount something at a path of its own for as long as the block lasts.
 
     Arguments: what, a MountSpec or a list, of which all is mounted or nothing; location, the directory that the path is
-    made in (None: $XDG_RUNTIME_DIR, else the system's temporary directory).
+    made in (None: $XDG_RUNTIME_DIR, else the system's temporary directory); one that isn't there is made, for its owner
+    alone, and stays; its parent has to be there.
     Gives the path. When the block ends, however it does, everything there is unmounted and the directory removed, by
     rmdir(2) alone: where something keeps it busy it stays, with all that is in it, for `sweep`. `volatile` is dropped
     from an overlay. Binds are private to their source: what is mounted here isn't seen there, and nothing there goes
@@ -50,8 +51,10 @@ def temporary_path(what: MountSpec | Iterable[MountSpec], *, location: StrPath |
     Raises: what `mount_all` raises; Busy, with .holders, when the unmount fails; what the block raised is its cause.
     """
     specs = [spec.without_volatile() for spec in _checked([what] if isinstance(what, MountSpec) else list(what))]
-    place = default_location() if location is None else os.fsdecode(encode(location, "location"))
-    with _home(os.path.abspath(place)) as home:
+    place = os.path.abspath(default_location() if location is None else os.fsdecode(encode(location, "location")))
+    if location is not None and not os.path.isdir(place):
+        _make(place, exist_ok=True)
+    with _home(place) as home:
         point = os.path.join(home, POINT)
         _make(point)
         try:
@@ -143,10 +146,14 @@ def _is_at(lock: OwnedFd, home: str) -> bool:
         return False
 
 
-def _make(directory: str) -> None:
+def _make(directory: str, *, exist_ok: bool = False) -> None:
     try:
         os.mkdir(directory, 0o700)
     except OSError as error:
+        if (
+            exist_ok and error.errno == EEXIST
+        ):  # another one was quicker; if that is no directory, the next step says so
+            return
         raise from_errno(error.errno or 0, "mkdir", (directory,), filename=directory) from None
 
 

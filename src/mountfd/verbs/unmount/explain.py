@@ -32,9 +32,7 @@ def explain_busy(error: Busy, aim: Aim) -> None:
     own = "" if aim.fd is None else f"descriptor {aim.fd} alone, by which it was named, keeps it busy: close it"
     try:
         number = aim.number or aim.look().unique
-        found = [
-            holder for holder in (holders(id=number) if number else holders(aim.raw)) if holder.blocks is not False
-        ]
+        found = [holder for holder in (holders(id=number) if number else holders(aim.raw)) if holder.may_block]
     except MountfdError as trouble:
         error.explain(hint=own or f"who holds it can't be found out: {trouble}", filename=aim.path)
         return
