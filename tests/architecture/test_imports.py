@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mountfd.verbs.loading import LATE
 from tests.architecture.source import PACKAGE, Import, imports, modules
 
 EVERYTHING = {"abi", "cli", "errors", "handles", "lowlevel", "model", "snapshotter", "verbs", "view", ""}
@@ -121,3 +122,9 @@ def _room(module: str) -> str:
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
+
+
+def test_what_functions_import_can_be_loaded_before_another_root_is_entered() -> None:
+    rooms = EVERYTHING - {"cli", "view"}
+    late = {_top(record.of) for record in imports() if record.when == "call" and _room(record.by) in rooms}
+    assert late - {"mountfd", "pkgutil"} == set(LATE)

@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
+from errno import ENOSYS, EPERM
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mountfd import Feature
-from tests.support.need import need_real_root
+from mountfd.cli import exits
+from mountfd.lowlevel import numbers
+from mountfd.verbs.examine import examine
+from mountfd.verbs.routes import forget
+from tests.support import private, seccomp
+from tests.support.need import need, need_command, need_real_root
+from tests.support.others import in_child
 from tests.support.program import MOUNTFD, VISIBLE, mountfd
 
 need_real_root()
@@ -68,6 +77,76 @@ def test_it_works_inside() -> None:
     done = mountfd("run", *VISIBLE, *MOUNTFD, "doctor")
     assert (done.stderr, done.returncode) == ("", 0)
     assert "in a user namespace" in done.stdout
+
+
+@pytest.fixture
+def anybody() -> list[str]:
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    done = subprocess.run([*user, "unshare", "--user", "true"], check=False, capture_output=True)
+    need(done.returncode == 0, "user namespaces for ordinary users")
+    return user
+
+
+def test_outside_each_verb_says_what_is_missing(anybody: list[str]) -> None:
+    facts = json.loads(mountfd("doctor", "--json", before=anybody).stdout)
+    for verb in ("assemble", "mount", "replace", "namespace"):
+        assert facts["routes"][verb].startswith("none: ")
+        assert "CAP_SYS_ADMIN" in facts["routes"][verb]
+        assert not facts["inside"]["routes"][verb].startswith("none")
+    assert facts["routes"]["watch"] == "polling"
+    assert facts["features"][[each["name"] for each in facts["features"]].index("FANOTIFY_MOUNTS")]["present"] is False
+
+
+def test_in_a_user_namespace_without_a_mount_namespace_it_says_so(anybody: list[str]) -> None:
+    line = [*anybody, "unshare", "--user", "--map-root-user"]
+    facts = json.loads(mountfd("doctor", "--json", before=line).stdout)
+    assert "unshare --mount" in facts["routes"]["namespace"]
+
+
+def examined_in_child(prepare: Callable[[], None], user: int | None = None) -> dict[str, Any]:
+    def act() -> dict[str, Any]:
+        prepare()
+        forget()
+        return examine()
+
+    return in_child(act, user)
+
+
+def test_a_route_whose_calls_a_filter_forbids_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbidden = {"fsopen": numbers.SYS_fsopen, "open_tree": numbers.SYS_open_tree}
+    monkeypatch.setattr(seccomp, "NUMBERS", forbidden)
+    routes = examined_in_child(lambda: seccomp.forbid(*forbidden, errno=EPERM))["routes"]
+    for verb in ("assemble", "replace", "namespace"):
+        assert routes[verb].startswith("none: ")
+        assert "seccomp filter" in routes[verb]
+    assert routes["mount"] == "string"
+
+
+def test_a_call_that_a_filter_does_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seccomp, "NUMBERS", {"open_tree": numbers.SYS_open_tree})
+    routes = examined_in_child(lambda: seccomp.forbid("open_tree", errno=ENOSYS))["routes"]
+    assert routes["namespace"].startswith("none: open_tree: ")
+
+
+def test_who_has_changed_its_ids_has_an_inside_all_the_same(scratch: Path) -> None:
+    """Such a process is closed to itself: there newuidmap(1) can map the own id."""
+    need_command("newuidmap")
+    passwd = scratch / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text() + "mountfd-test:x:65533:65533::/:/bin/sh\n")
+    subprocess.run(["mount", "--bind", passwd, "/etc/passwd"], check=True)
+    try:
+        inside = examined_in_child(lambda: None, 65533)["inside"]
+    finally:
+        private.detach(Path("/etc/passwd"))
+    assert "refused" not in inside
+    assert inside["user"]["uid"] == 0
+
+
+def test_without_proc_it_says_so() -> None:
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    done = mountfd("doctor", before=["unshare", "--mount", "sh", "-c", script, "sh"])
+    assert done.returncode == exits.FAILURE
+    assert "there is no /proc" in done.stderr
 
 
 @pytest.mark.parametrize("words", ["doctor", "doctor --json", "check --json /"])

@@ -419,9 +419,20 @@ def test_inside_another_one_without_a_user_namespace() -> None:
     assert "No such file" in out
 
 
-def test_inside_another_one_the_way_out_is_told() -> None:
-    done = mountfd("run", *VISIBLE, *MOUNTFD, "run", "true")
+def test_inside_another_one_as_it_is() -> None:
+    inner = "id -u; cat /proc/self/uid_map; touch /etc/x && echo inner"
+    out = shell(f"{' '.join(MOUNTFD)} run -- sh -c '{inner}'; ls /etc/x 2>&1 || true", *VISIBLE)
+    assert out.startswith("0\n")
+    assert out.split()[1:5] == ["0", "0", "65536", "inner"]
+    assert "No such file" in out
+    assert not os.path.exists("/etc/x")
+
+
+def test_inside_another_one_an_idmap_tells_the_way_out() -> None:
+    done = mountfd("run", *VISIBLE, *MOUNTFD, "run", "--idmap", "0:5:10", "true")
     assert done.returncode == 125
+    assert done.stderr.startswith("mountfd: mount_setattr: Invalid argument")
+    assert "leave out --idmap" in done.stderr
     assert "--idmap none" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -113,9 +113,8 @@ def test_a_mount_is_attached_where_a_process_lives(namespace: MountNamespace) ->
     there: list[int] = []
 
     def live() -> None:
-        there.append(namespace.run(["/bin/sh", "-c", f"read x <&{reading} && test -e /mnt/new"]))
+        there.append(namespace.run(["/bin/sh", "-c", f"read x <&{reading} && test -e /mnt/new"], pass_fds=[reading]))
 
-    os.set_inheritable(reading, True)
     thread = threading.Thread(target=live)
     thread.start()
     try:
@@ -276,13 +275,11 @@ def test_a_process_in_it_keeps_it(scratch: Path, root: Path) -> None:
     need(Path("/proc/self/ns/mnt").exists(), "/proc")
     go_reading, go_writing = os.pipe()
     ready_reading, ready_writing = os.pipe()
-    os.set_inheritable(go_reading, True)
-    os.set_inheritable(ready_writing, True)
     statuses: list[int] = []
     made = MountNamespace.new(root)
     number = made.id
     line = ["/bin/sh", "-c", f"echo $$ >&{ready_writing}; read x <&{go_reading}; test -d /bin"]
-    thread = threading.Thread(target=lambda: statuses.append(made.run(line)))
+    thread = threading.Thread(target=lambda: statuses.append(made.run(line, pass_fds=[go_reading, ready_writing])))
     thread.start()
     try:
         pid = int(os.read(ready_reading, 100))

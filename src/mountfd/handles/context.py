@@ -9,7 +9,8 @@ from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError
 from mountfd.handles.fd import OwnedFd
-from mountfd.handles.mount import UNPRIVILEGED, Mount
+from mountfd.handles.mount import Mount
+from mountfd.handles.refused import why_no_filesystem, why_not
 from mountfd.model.param import Blob, Fd, Flag, Path, String
 
 TYPE_CHECKING = False
@@ -34,12 +35,13 @@ class FsContext(OwnedFd):
     After the first refused parameter nothing more is accepted: the kernel would make the filesystem without it.
     """
 
-    __slots__ = ("_refused",)
+    __slots__ = ("_fstype", "_refused")
 
     def __init__(self, fd: int) -> None:
         """Take over the descriptor of a context."""
         super().__init__(fd)
         self._refused = False
+        self._fstype = ""
 
     @classmethod
     def open(cls, fstype: str) -> Self:
@@ -50,14 +52,16 @@ class FsContext(OwnedFd):
         Call: fsopen(2), Linux 5.2.
         """
         try:
-            return cls(calls.fsopen(encode(fstype, "fstype"), _FSOPEN_CLOEXEC))
+            made = cls(calls.fsopen(encode(fstype, "fstype"), _FSOPEN_CLOEXEC))
         except KernelError as error:
             if error.errno == ENODEV:
                 error.feature = f"filesystem {fstype}"
                 error.explain(hint=f"this kernel has no filesystem {fstype!r}, or its module isn't there to be loaded")
             elif error.errno == EPERM:
-                error.explain(hint=UNPRIVILEGED)
+                error.explain(hint=why_no_filesystem(fstype, error.syscall) or why_not(error.syscall))
             raise
+        made._fstype = fstype
+        return made
 
     @classmethod
     def pick(cls, path: StrPath, *, dir_fd: int | None = None, follow: bool = True) -> Self:
@@ -68,7 +72,12 @@ class FsContext(OwnedFd):
         Call: fspick(2), Linux 5.2.
         """
         flags = _FSPICK_CLOEXEC | (0 if follow else _FSPICK_SYMLINK_NOFOLLOW)
-        return cls(calls.fspick(n.AT_FDCWD if dir_fd is None else dir_fd, encode(path), flags))
+        try:
+            return cls(calls.fspick(n.AT_FDCWD if dir_fd is None else dir_fd, encode(path), flags))
+        except KernelError as error:
+            if error.errno == EPERM:
+                error.explain(hint=why_not(error.syscall))
+            raise
 
     def set(self, *params: Param) -> Self:
         """Set parameters in order; the first one that is refused ends it.
@@ -152,8 +161,16 @@ class FsContext(OwnedFd):
             command(self.fileno())
         except KernelError as error:
             error.explain(log=self.log())
+            if error.errno == EPERM:
+                error.explain(hint=self._why_not(error.syscall))
             raise
         return self
+
+    def _why_not(self, call: str) -> str | None:
+        """Say why it is EPERM, where that is certain: filesystems have reasons of their own, too."""
+        if self._fstype:
+            return why_no_filesystem(self._fstype, call)
+        return "reconfiguring takes CAP_SYS_ADMIN in the user namespace that the filesystem was mounted in"
 
 
 def _string(param: String) -> bytes:

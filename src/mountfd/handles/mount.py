@@ -14,6 +14,7 @@ from mountfd.errors import InvalidSpec, KernelError, NotSupported
 from mountfd.handles.beneath import why_not_beneath
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.namespace import UserNamespace, shared_user_namespace
+from mountfd.handles.refused import CAP_SYS_ADMIN, LOCKED, holds, is_filtered, why_not
 from mountfd.model.idmap import IdMap
 
 TYPE_CHECKING = False
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 
     from mountfd.abi.paths import StrPath
 
-__all__ = ["UNPRIVILEGED", "Mount"]
-
-UNPRIVILEGED = (
-    "mounting takes CAP_SYS_ADMIN in the user namespace that owns this mount namespace: be root, or use namespaces of "
-    "your own (mountfd run; unshare --user --map-root-user --mount)"
-)
+__all__ = ["Mount"]
 
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -73,8 +69,7 @@ class Mount(OwnedFd):
         try:
             return cls(calls.open_tree(n.AT_FDCWD if dir_fd is None else dir_fd, encode(path), flags))
         except KernelError as error:
-            if error.errno == EPERM:
-                error.explain(hint=UNPRIVILEGED)
+            _explain_denied(error)
             raise
 
     @classmethod
@@ -84,7 +79,11 @@ class Mount(OwnedFd):
         Call: open_tree(2) with OPEN_TREE_CLONE and AT_EMPTY_PATH, Linux 5.2; of a detached mount, Linux 6.15.
         """
         flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | n.AT_EMPTY_PATH | (n.AT_RECURSIVE if recursive else 0)
-        return cls(calls.open_tree(fd, b"", flags))
+        try:
+            return cls(calls.open_tree(fd, b"", flags))
+        except KernelError as error:
+            _explain_denied(error)
+            raise
 
     @classmethod
     def open(cls, path: StrPath, *, dir_fd: int | None = None, follow: bool = True) -> Self:
@@ -123,6 +122,7 @@ class Mount(OwnedFd):
         except KernelError as error:
             if error.errno == EBUSY:
                 error.explain(hint="a file is open for writing on this mount, or on one below it")
+            _explain_denied(error, clear=bool(change.attr_clr))
             raise
         return self
 
@@ -172,6 +172,7 @@ class Mount(OwnedFd):
                 _require_beneath()
             if error.errno in (EINVAL, ELOOP, ENOTDIR):
                 error.explain(hint=self._why_not(raw, dir_fd, beneath=beneath))
+            _explain_denied(error)
             raise
         return self
 
@@ -184,6 +185,7 @@ class Mount(OwnedFd):
             if beneath and error.errno == EINVAL:
                 _require_beneath()
                 error.explain(hint=why_not_beneath(self.fileno(), target))
+            _explain_denied(error)
             raise
         return self
 
@@ -259,13 +261,23 @@ def _require_beneath() -> None:
     require(Feature.MOVE_MOUNT_BENEATH, "attaching a mount beneath another")
 
 
+def _explain_denied(error: KernelError, *, clear: bool = False) -> None:
+    """Say why it is EPERM; clear, whether attributes were to be taken away, which may be locked."""
+    if error.errno != EPERM:
+        return
+    if clear and holds(CAP_SYS_ADMIN) and not is_filtered():
+        error.explain(hint=LOCKED)
+    else:
+        error.explain(hint=why_not(error.syscall))
+
+
 def _explain_idmap(error: KernelError) -> None:
     if error.errno == EINVAL:
         error.explain(hint="the mount is attached already: an idmap is given to a detached one, such as a clone of it")
     elif error.errno == EPERM:
         error.explain(
             hint="the mount is idmapped already, or the caller lacks CAP_SYS_ADMIN in the user namespace "
-            "that owns the filesystem"
+            "that owns the filesystem" + (", or the seccomp filter here forbids mount_setattr(2)" * is_filtered())
         )
     elif error.errno == EBUSY:
         error.explain(hint="a file on this mount is open for writing")

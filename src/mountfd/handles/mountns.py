@@ -44,20 +44,29 @@ class MountNamespace(OwnedFd):
     @classmethod
     def current(cls) -> Self:
         """Take hold of the calling thread's own."""
-        return cls(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", _FLAGS, 0))
+        try:
+            return cls(calls.openat(n.AT_FDCWD, b"/proc/thread-self/ns/mnt", _FLAGS, 0))
+        except Missing as error:
+            from mountfd.handles.refused import NO_PROC  # noqa: PLC0415 (only on the way out of an error)
+
+            error.explain(hint=NO_PROC)
+            raise
 
     @classmethod
     def of(cls, pid: int) -> Self:
         """Take hold of the one that a process is in.
 
-        Raises: Gone when there is no such process, or it has ended; Denied when it may not be inspected.
+        Raises: Gone when there is no such process, or it has ended; Denied when it may not be inspected, or /proc
+        hides it.
         """
         if type(pid) is not int or pid <= 0:
             raise InvalidSpec(f"{pid!r} is not a process id", part="namespace")
         try:
             made = cls(calls.openat(n.AT_FDCWD, b"/proc/%d/ns/mnt" % pid, _FLAGS, 0))
         except Missing as error:
-            raise Gone(f"no process {pid}, or it has ended and its parent hasn't noticed yet") from error
+            from mountfd.handles.refused import raise_without_process  # noqa: PLC0415 (only on the way out of an error)
+
+            raise_without_process(error, pid)
         except KernelError as error:
             error.explain(hint=f"process {pid} belongs to another user, or to a user namespace that isn't ours")
             raise

@@ -16,12 +16,12 @@ from errno import EACCES, EAGAIN, EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import Gone, KernelError, LimitReached, Missing
+from mountfd.errors import Denied, KernelError, LimitReached, Missing
 from mountfd.handles.fd import OwnedFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Literal, Self
 
     from mountfd.model.idmap import IdMap
 
@@ -33,9 +33,6 @@ _CLONE_NEWNS = 0x20000
 _ORPHAN_SECONDS = 60
 _INITIAL = 0xEFFFFFFD  # the inode number that the kernel gives to no other
 _KEPT = 16
-_CLOSED = (
-    "that process is closed to this one; after a change of its ids it is so to itself, too: prctl(PR_SET_DUMPABLE)"
-)
 
 
 class UserNamespace(OwnedFd):
@@ -48,6 +45,7 @@ class UserNamespace(OwnedFd):
         """Make a user namespace with these id maps; nothing lives in it.
 
         Arguments: idmap, on-disk ids to ids seen.
+        Who lacks CAP_SETUID or CAP_SETGID can map the own id, and subordinate ones through newuidmap(1), newgidmap(1).
         Raises: Denied when the caller may not map these ids, LimitReached at user.max_user_namespaces.
         Call: clone(2) with CLONE_NEWUSER and a libc function as the child; user_namespaces(7).
         """
@@ -58,7 +56,7 @@ class UserNamespace(OwnedFd):
         """Take hold of the user namespace that a process is in.
 
         Arguments: pid, a process that the caller may inspect.
-        Raises: Gone when there is no such process, Denied when it may not be inspected.
+        Raises: Gone when there is no such process, Denied when it may not be inspected or /proc hides it.
         """
         return cls(_open_namespace(pid))
 
@@ -67,13 +65,13 @@ def _open_namespace(pid: int) -> int:
     try:
         return calls.openat(n.AT_FDCWD, b"/proc/%d/ns/user" % pid, os.O_RDONLY | os.O_CLOEXEC, 0)
     except Missing as error:
-        if os.path.exists("/proc/self"):
-            raise Gone(f"no process {pid}") from error
-        error.explain(hint="/proc isn't mounted here; the user namespace of an idmap is found through it")
-        raise
-    except KernelError as error:
-        if error.errno == EACCES:
-            error.explain(hint=_CLOSED)
+        from mountfd.handles.refused import raise_without_process  # noqa: PLC0415 (only on the way out of an error)
+
+        raise_without_process(error, pid)
+    except Denied as error:
+        from mountfd.handles.refused import CLOSED  # noqa: PLC0415 (only on the way out of an error)
+
+        error.explain(hint=CLOSED)
         raise
 
 
@@ -86,30 +84,55 @@ def in_initial_user_namespace() -> bool:
 
 
 def write_id_maps(pid: int, idmap: IdMap) -> None:
-    """Write a process's uid_map and gid_map, in one write each as the kernel wants it."""
-    folder = calls.openat(n.AT_FDCWD, b"/proc/%d" % pid, os.O_PATH | os.O_CLOEXEC, 0)
+    """Write a process's uid_map and gid_map, in one write each as the kernel wants it.
+
+    What the kernel takes only from who has CAP_SETUID and CAP_SETGID, newuidmap(1) and newgidmap(1) are asked for: a
+    user's subordinate ids. A map can't be written twice: after a failure begin again with another process.
+    Raises: Denied, with the program's words in .hint.
+    """
     try:
-        if os.geteuid() != 0:
-            _write(folder, b"setgroups", b"deny")  # an unprivileged gid_map is EPERM without it
-        _write(folder, b"uid_map", idmap.uid_map_text())
-        _write(folder, b"gid_map", idmap.gid_map_text())
+        folder = calls.openat(n.AT_FDCWD, b"/proc/%d" % pid, os.O_PATH | os.O_CLOEXEC, 0)
+    except Missing as error:
+        from mountfd.handles.refused import raise_without_process  # noqa: PLC0415 (only on the way out of an error)
+
+        raise_without_process(error, pid)
+    try:
+        _write_map(folder, pid, "uid", idmap.uid_map_text())
+        own = _is_own_group(idmap, pid)
+        _write_map(folder, pid, "gid", idmap.gid_map_text(), own=own, deny=own and os.geteuid() != 0)
     finally:
         os.close(folder)
 
 
-def _write(folder: int, name: bytes, text: bytes) -> None:
+def _write_map(  # noqa: PLR0913 (whose, which and how)
+    folder: int, pid: int, kind: Literal["uid", "gid"], text: bytes, *, own: bool = False, deny: bool = False
+) -> None:
     try:
-        fd = calls.openat(folder, name, os.O_WRONLY | os.O_CLOEXEC, 0)
-    except KernelError as error:
-        if error.errno == EACCES:
-            error.explain(hint=_CLOSED)
-        raise
+        if deny:
+            _write(folder, b"setgroups", b"deny")  # one's own group is EPERM without it, and it is EPERM afterwards
+        _write(folder, b"%b_map" % kind.encode(), text)
+    except Denied as error:
+        if own and not deny and error.errno == EPERM:
+            _write_map(folder, pid, kind, text, own=True, deny=True)  # root without CAP_SETGID is like anybody
+            return
+        from mountfd.handles.subordinate import map_otherwise  # noqa: PLC0415 (root does without)
+
+        map_otherwise(error, pid, kind, text)
+
+
+def _is_own_group(idmap: IdMap, pid: int) -> bool:
+    """Say whether a map has one's own group alone, which takes no privilege once setgroups(2) is denied for good."""
+    only = idmap.gid[0]
+    # Who has entered a user namespace without a map isn't told its group, and can map no other.
+    return len(idmap.gid) == only.count == 1 and (only.outside == os.getegid() or pid == os.getpid())
+
+
+def _write(folder: int, name: bytes, text: bytes) -> None:
+    fd = calls.openat(folder, name, os.O_WRONLY | os.O_CLOEXEC, 0)
     try:
         calls.write(fd, text, len(text))
     except KernelError as error:
-        if error.errno == EPERM:
-            error.explain(hint="without CAP_SETUID and CAP_SETGID only one's own id can be mapped")
-        elif error.errno == EINVAL:
+        if error.errno == EINVAL:
             error.explain(hint="the kernel refused this id map")
         raise
     finally:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_IDMAP", "Bind", "Command"]
 
 # The first 65,536 ids behind those that systemd hands to containers (524288 to 1879048191): nobody else's by custom.
+# Where these can't be had run takes others instead, but only for this very object: an equal map was asked for.
 DEFAULT_IDMAP = IdMap([Extent(0, 0x70000000, 65536)])
 
 NETWORKS = ("host", "none")

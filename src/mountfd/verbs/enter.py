@@ -10,6 +10,7 @@ from mountfd.abi import numbers as n
 from mountfd.abi.layouts import CapData, CapHeader
 from mountfd.errors import KernelError, Missing, from_errno
 from mountfd.handles.fd import OwnedFd
+from mountfd.verbs.loading import without_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def namespace_here() -> OwnedFd:
 def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
     """Run a function on a thread that has entered a mount namespace; its working directory is that namespace's root.
 
+    Nothing can be imported there: it would be that root's.
     Raises: Denied without CAP_SYS_ADMIN in the namespace's owner and CAP_SYS_CHROOT; what the function raises.
     Calls: setns(2), after unshare(2) with CLONE_FS, without which a thread may not go alone.
     """
@@ -96,7 +98,7 @@ def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
         calls.setns(namespace.fileno(), _CLONE_NEWNS)
         return act()
 
-    return on_thread(body)
+    return on_thread(lambda: without_imports(body))
 
 
 def on_thread(act: Callable[[], T]) -> T:

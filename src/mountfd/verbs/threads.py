@@ -15,10 +15,13 @@ __all__ = ["descriptor_by_thread", "finish_on_thread"]
 _A_MOMENT = 1.0
 
 
-def finish_on_thread(body: Callable[[], None], give_up: Callable[[], None] = lambda: None) -> None:
+def finish_on_thread(  # noqa: C901 (each call of a function would be one more place where a handler can raise)
+    body: Callable[[], None], give_up: Callable[[], None] = lambda: None
+) -> None:
     """Run a function on a thread; raise here what it raises, or what a handler raised meanwhile.
 
-    Arguments: body; give_up, called when a handler has raised, before the thread is waited for.
+    Arguments: body; give_up, called when a handler has raised, before the thread is waited for; again, where another
+    one raises in it.
     The thread is a bare one: the start of a threading.Thread can be interrupted when its thread runs already.
     """
     raised: list[BaseException] = []
@@ -38,6 +41,7 @@ def finish_on_thread(body: Callable[[], None], give_up: Callable[[], None] = lam
             ended.release()
 
     interruption: BaseException | None = None
+    given_up = False
     patience = _A_MOMENT  # for a thread of which isn't known whether it has started
     try:
         start_new_thread(whole, ())
@@ -46,16 +50,17 @@ def finish_on_thread(body: Callable[[], None], give_up: Callable[[], None] = lam
         raise
     except BaseException as error:  # noqa: BLE001 (a handler's)
         interruption = error
-        give_up()
     while not over:  # a handler may also raise when the lock has just been had
         try:
+            if interruption is not None and not given_up:
+                give_up()
+                given_up = True
             ended.acquire(timeout=patience)
             if patience != -1 and not begun:
                 break
             patience = -1
         except BaseException as error:  # noqa: BLE001 (raised again as soon as the thread is through)
             interruption = error
-            give_up()
     if interruption is not None:
         raise interruption
     if raised:

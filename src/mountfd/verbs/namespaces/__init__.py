@@ -5,7 +5,7 @@
 | one that exists: of a process, a file, an id | ../../handles/mountns.py |
 | a new one | making.py, entering.py, template.py |
 | one that belongs to another user namespace | crossing.py |
-| a command in it | starting.py |
+| a command in it | starting.py; owned.py, where another user namespace must be entered first |
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.flags import Propagation
 from mountfd.abi.paths import encode
-from mountfd.errors import Exists, InvalidSpec, KernelError, NotSupported
+from mountfd.errors import Denied, Exists, InvalidSpec, KernelError, NotSupported
 from mountfd.handles import mountns
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
+from mountfd.handles.namespace import UserNamespace
 from mountfd.model.overlay import Overlay
 from mountfd.verbs.enter import in_namespace
+from mountfd.verbs.loading import load_everything
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Self, TypeVar
 
     from mountfd.abi.paths import StrPath
-    from mountfd.handles.namespace import UserNamespace
     from mountfd.model.table import MountTable
 
     T = TypeVar("T")
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["MountNamespace"]
 
 _MS_BIND = 0x1000
+_NOT_KEPT = (
+    "the file must be on a private mount, since the kernel lets no mount namespace travel to others (mount --bind a "
+    "directory upon itself, and mount --make-private); nor can one be bound within itself, or within a newer one"
+)
 _NEW_FILE = os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -83,7 +88,7 @@ class MountNamespace(mountns.MountNamespace):
             try:
                 made.hold(*(lock.dup() for lock in getattr(mount, "_locks", ())))
                 if propagation != Propagation.PRIVATE:
-                    made.call(lambda: _propagate(propagation))
+                    made._within(lambda: _propagate(propagation))  # noqa: SLF001 (one of this class)
             except BaseException:
                 made.close()
                 raise
@@ -112,27 +117,51 @@ class MountNamespace(mountns.MountNamespace):
     def call(self, act: Callable[[], T]) -> T:
         """Call a function on a thread of its own that is in this namespace; its working directory is the root.
 
-        What the function needs should have been imported: there, modules would be looked for in that root.
+        Whose root it is may have put anything there, so what the function needs must have been imported: an import of
+        it is refused, but for mountfd's own modules, which are loaded before. So is whatever loads code in other ways,
+        such as names of users looked up through libraries of that root, the caller's to avoid. An exception that a
+        signal handler raises meanwhile waits for the function's end.
         Raises: what the function raises; Denied without CAP_SYS_ADMIN over the namespace, and CAP_SYS_CHROOT.
         Calls: unshare(2) with CLONE_FS, setns(2).
         """
-        return in_namespace(self, act)
+        load_everything()
+        return self._within(act)
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/") -> int:
+    def _within(self, act: Callable[[], T]) -> T:
+        try:
+            return in_namespace(self, act)
+        except Denied as error:
+            if error.syscall == "setns" and error.arguments[:1] == (self.fileno(),):
+                from mountfd.verbs.namespaces.owned import why_no_entry  # noqa: PLC0415 (on the way out of an error)
+
+                error.explain(hint=why_no_entry(self))
+            raise
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        pass_fds: Collection[int] = (),
+    ) -> int:
         """Run a command in this namespace and give its exit status, 128+n when signal n ended it.
 
         Arguments: argv, the program, looked for along the PATH of env inside, and its words; env, its environment
-        (None: ours); cwd, its directory. It has our other namespaces, ids and standard streams: `mountfd.run` is for
-        more.
+        (None: ours); cwd, its directory; pass_fds, descriptors that it gets besides the standard streams: no others,
+        since one could lead it out of its root. It has our other namespaces and ids, and lives on when this process is
+        killed: `mountfd.run` is for more. Where the namespace belongs to another user namespace, which the caller made,
+        as does that of one's own `mountfd.run`, the command is in that one, too, with what its ids may do there.
         An exception that a signal handler raises meanwhile, KeyboardInterrupt above all, kills the command. SIGCHLD
         is held back until it has ended; in the main thread, so is the handler of it.
         Raises: Missing or another KernelError with syscall "execve" or "chdir"; MountfdError where somebody else in
         this process waited for the command.
-        Calls: setns(2) on a thread, posix_spawn(3): its cost doesn't grow with this process's memory.
+        Calls: setns(2) on a thread, posix_spawn(3): its cost doesn't grow with this process's memory; where a user
+        namespace must be entered, fork(2).
         """
         from mountfd.verbs.namespaces.starting import run_there  # noqa: PLC0415 (beside its use)
 
-        return run_there(self, argv, env, cwd)
+        return run_there(self, argv, env, cwd, pass_fds)
 
     def mounts(self, fields: Iterable[str] | None = None) -> MountTable:
         """List its mounts, as `mountfd.mounts(namespace=...)`."""
@@ -146,26 +175,27 @@ class MountNamespace(mountns.MountNamespace):
         Arguments: mount, made in any namespace; target, resolved inside; a final symlink is not followed.
         Raises: what Mount.attach raises. Calls: setns(2) on a thread, move_mount(2).
         """
-        self.call(lambda: mount.attach(target))
+        self._within(lambda: mount.attach(target))
 
     def keep(self, path: StrPath) -> None:
         """Bind it to a file, which is made if need be: it then outlives this process, and `open(path)` finds it again.
 
-        `unmount(path)` lets go of it.
+        `unmount(path)` lets go of it; the file stays. Programs enter it by `nsenter --mount=PATH`.
         Raises: KernelError with EINVAL for a namespace whose id is below that of the one it would be bound in, which
-        the kernel takes for older. Call: mount(2) with MS_BIND; move_mount(2) refuses files of nsfs.
+        the kernel takes for older, and on a mount that is shared with another namespace, to which it would have to
+        travel: the file must be on a private mount. Call: mount(2) with MS_BIND; move_mount(2) refuses files of nsfs.
         """
-        raw = encode(path)
+        raw, link = encode(path), b"/proc/self/fd/%d" % self.fileno()
         try:
             os.close(calls.openat(n.AT_FDCWD, raw, _NEW_FILE, 0o444))
             new = True
         except Exists:
             new = False
         try:
-            calls.mount(b"/proc/self/fd/%d" % self.fileno(), raw, None, _MS_BIND, None)
-        except KernelError as error:
-            if error.errno == EINVAL:
-                error.explain(hint="a mount namespace can't be bound within itself, or within a newer one")
+            calls.mount(link, raw, None, _MS_BIND, None)
+        except BaseException as error:
+            if isinstance(error, KernelError) and error.errno == EINVAL:
+                error.explain(hint=_NOT_KEPT)
             if new:
                 os.unlink(raw)
             raise
@@ -178,6 +208,8 @@ def _make(root: Mount, owner: UserNamespace | None) -> int:
         return make(root)
     from mountfd.verbs.namespaces.crossing import cross, is_own, owned_namespace  # noqa: PLC0415 (for few)
 
+    if not isinstance(owner, UserNamespace):
+        raise InvalidSpec(f"owner is a UserNamespace, not {owner!r}", part="owner")
     if is_own(owner):
         return make(root)
     with OwnedFd(make(root)) as outside:
@@ -204,27 +236,41 @@ def _newer(make: Callable[[], N]) -> N:
     """Make a namespace that the kernel takes for newer than the caller's own: only such a one can be kept at a file.
 
     It goes by ids, and since Linux 6.18 each processor hands out those of a stock of its own: where the new one's is
-    lower, another is made on each processor in turn, and the next ones on the same at once.
+    lower, another is made on each processor in turn, and the next ones on the same at once. An older one serves for all
+    but being kept; it is given where a filter forbids to choose processors, or the root could be used only once.
     """
-    if not _ahead:
-        made = make()
-        if _is_newer(made):
-            return made
-        made.close()
+    made = None if _ahead else make()
+    if made is not None and _is_newer(made):
+        return made
     allowed = os.sched_getaffinity(0)
     try:
         for processor in (*_ahead, *sorted(allowed)):
-            pinned = _moved_to({processor})
-            made = make()
+            may_choose = _moved_to({processor})
+            made = _another(make, made)
             if _is_newer(made):
                 _ahead[:] = [processor]
                 return made
-            if not pinned and processor not in _ahead:
-                return made  # a filter forbids it; it serves for all but being kept
-            made.close()
+            if not may_choose:
+                break
     finally:
-        _moved_to(allowed)
-    return make()
+        try:  # not by a function of ours: a signal handler can raise where one begins
+            os.sched_setaffinity(0, allowed)
+        except OSError:
+            may_choose = False  # as before, so there is nothing to be undone
+    return made if made is not None else make()
+
+
+def _another(make: Callable[[], N], made: N | None) -> N:
+    """Make one more instead of the last; give the last where no more can be made."""
+    try:
+        another = make()
+    except KernelError:
+        if made is None:
+            raise
+        return made
+    if made is not None:
+        made.close()
+    return another
 
 
 def _moved_to(processors: set[int]) -> bool:

@@ -9,12 +9,14 @@ came of them, and ends; whenever it, or this process, is killed, nothing stays.
 from __future__ import annotations
 
 import os
+import signal
 from errno import EMFILE, EPERM
 from sys import byteorder
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, MountfdError, from_errno, from_words
+from mountfd.handles.refused import why_not
 from mountfd.verbs.threads import descriptor_by_thread
 
 TYPE_CHECKING = False
@@ -84,7 +86,14 @@ def _child(namespace: OwnedFd, owner: UserNamespace, take: Callable[[int], int],
     import socket  # noqa: PLC0415 (the parent has loaded it: nothing new may be, least of all from the new root)
 
     proc = calls.openat(n.AT_FDCWD, b"/proc", _PATH, 0)
-    calls.setns(namespace.fileno(), _NEWNS)
+    # From here on root of the user namespace could look into this copy of the caller's memory, and take descriptors.
+    calls.prctl(n.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    try:
+        calls.setns(namespace.fileno(), _NEWNS)
+    except KernelError as error:
+        if error.errno == EPERM:
+            error.explain(hint=why_not("setns"))
+        raise
     try:
         calls.setns(owner.fileno(), _NEWUSER)
     except KernelError as error:
@@ -97,8 +106,10 @@ def _child(namespace: OwnedFd, owner: UserNamespace, take: Callable[[int], int],
 
 
 def _await(pid: int) -> None:
+    """Wait for the child's end; one that was stopped, which root of the user namespace may do, is killed."""
     try:
-        os.waitpid(pid, 0)
+        while os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
+            os.kill(pid, signal.SIGKILL)
     except ChildProcessError:
         return  # it has ended, and somebody else in this process has waited for it
 

@@ -6,20 +6,20 @@ Nothing may be imported by that thread: the module would be one of the namespace
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from errno import ENOENT, ESRCH
 
 from mountfd.abi import calls
-from mountfd.errors import InvalidSpec, KernelError, MountfdError, from_errno
+from mountfd.errors import Denied, InvalidSpec, KernelError, MountfdError, from_errno
 from mountfd.verbs.threads import finish_on_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from mountfd.handles.fd import OwnedFd
     from mountfd.handles.mountns import MountNamespace
 
 __all__ = ["run_there"]
@@ -27,11 +27,15 @@ __all__ = ["run_there"]
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 _SIGNALLED = 128
+_STREAMS = 2  # the last of the three
+_MANY = 65536
 _TAKEN = "the command has ended, but somebody else in this process waited for it"
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def run_there(namespace: MountNamespace, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str) -> int:
+def run_there(
+    namespace: MountNamespace, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str, passing: Collection[int]
+) -> int:
     """Run a command whose root is the namespace's; give its exit status. Arguments and errors are those of `run`."""
     if isinstance(argv, str | bytes):
         raise InvalidSpec(f"argv is a list of words, not {argv!r}", part="argv")
@@ -42,17 +46,41 @@ def run_there(namespace: MountNamespace, argv: Sequence[str], env: Mapping[str, 
         raise InvalidSpec(f"argv {list(argv)!r} has a NUL byte in it", part="argv")
     surroundings = os.environ if env is None else env
     programs = _programs(words[0], surroundings)
-    with _ChildHeldBack() as held:
-        command = _Command()
+    closing = [fd for fd in _inheritable() if fd not in passing]
+    # A descriptor that is made a copy of itself is inherited.
+    actions = [(os.POSIX_SPAWN_CLOSE, fd) for fd in closing] + [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in passing]
+    command, held = _Command(), _ChildHeldBack()
 
-        def body() -> None:
-            calls.unshare(_CLONE_FS)  # without it a thread may not enter a mount namespace alone
+    def body() -> None:
+        calls.unshare(_CLONE_FS)  # without it a thread may not enter a mount namespace alone
+        try:
             calls.setns(namespace.fileno(), _CLONE_NEWNS)
-            _go(cwd)
-            command.start(lambda: _spawned(programs, words, surroundings, held.mask))
-            command.wait()
+        except Denied as error:
+            from mountfd.verbs.namespaces.owned import Child, run_by_child  # noqa: PLC0415 (the root is ours still)
 
+            def child(owner: OwnedFd) -> Child:
+                into, fds = (owner, namespace), (closing, passing)
+                return Child(into, programs, words, env=surroundings, cwd=cwd, mask=held.mask, fds=fds)
+
+            run_by_child(error, namespace, command, child)
+            return
+        _go(cwd)
+        command.start(lambda: _spawned(programs, words, surroundings, held.mask, actions))
+        command.wait()
+
+    interruption: BaseException | None = None
+    try:
+        held.hold()
         return command.by_thread(body)
+    finally:
+        # Handlers may raise in this, too, and the caller must get its own handler and mask back all the same.
+        while not held.is_over:
+            try:
+                held.restore()
+            except BaseException as error:  # noqa: BLE001 (raised again below)
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
 
 def _programs(name: bytes, env: Mapping[str, str]) -> list[bytes]:
@@ -62,6 +90,22 @@ def _programs(name: bytes, env: Mapping[str, str]) -> list[bytes]:
     return [os.path.join(os.fsencode(folder), name) for folder in os.get_exec_path(env)]
 
 
+def _inheritable() -> list[int]:
+    """List the descriptors that a command would get, and that could lead it out of its root: all but the streams."""
+    try:
+        numbers: Iterable[int] = map(int, os.listdir("/proc/self/fd"))
+    except OSError:
+        numbers = range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MANY))
+    return [fd for fd in numbers if fd > _STREAMS and _is_inheritable(fd)]
+
+
+def _is_inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False  # there is none of that number, or not any more
+
+
 def _go(cwd: str) -> None:
     try:
         os.chdir(cwd)
@@ -69,11 +113,20 @@ def _go(cwd: str) -> None:
         raise from_errno(error.errno or ENOENT, "chdir", (cwd,), filename=os.fsdecode(cwd)) from None
 
 
-def _spawned(programs: list[bytes], words: list[bytes], env: Mapping[str, str], mask: set[int | signal.Signals]) -> int:
+def _spawned(
+    programs: list[bytes],
+    words: list[bytes],
+    env: Mapping[str, str],
+    mask: set[int | signal.Signals],
+    actions: Sequence[tuple[int, ...]],
+) -> int:
     found = ENOENT
     for program in programs:
         try:
-            return os.posix_spawn(program, words, env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
+            os.stat(program)  # a child that finds nothing to execute takes a millisecond
+            return os.posix_spawn(
+                program, words, env, file_actions=actions, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON
+            )
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:
@@ -129,10 +182,13 @@ class _Command:
         return self._status
 
     def _give_up(self) -> None:
+        self._given_up = True  # at once: the lock is held for as long as it takes to find the program
         with self._lock:
-            self._given_up = True
             if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                try:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                except ProcessLookupError:
+                    return  # it has just been waited for
 
 
 def _end(pid: int) -> None:
@@ -148,30 +204,36 @@ class _ChildHeldBack:
 
     Blocking it is not enough, since another thread may get it, and Python runs the handler in the main one: there it
     is taken away meanwhile, and called afterwards.
-    Attributes: mask, the signals that the caller had blocked.
+    Attributes: mask, the signals that the caller had blocked; is_over, whether all is again as it was.
     """
 
-    __slots__ = ("_handler", "mask")
+    __slots__ = ("_handler", "_is_taken", "is_over", "mask")
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
+        """Look at what there is."""
+        self._handler = signal.getsignal(signal.SIGCHLD)
+        self._is_taken = self.is_over = False
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def hold(self) -> None:
         """Hold it back. Raises InvalidSpec where it is ignored: then the kernel throws the command's status away."""
-        handler = signal.getsignal(signal.SIGCHLD)
-        self._handler = None
-        if handler == signal.SIG_IGN or callable(handler):
+        if self._handler == signal.SIG_IGN or callable(self._handler):
+            self._is_taken = True  # first: where a handler raises between the two, it is put back in vain
             try:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                self._handler = handler
             except ValueError:
-                if handler == signal.SIG_IGN:
+                self._is_taken = False
+                if self._handler == signal.SIG_IGN:
                     words = "a command needs SIGCHLD, which is ignored; only the main thread can change that"
                     raise InvalidSpec(words) from None
-        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        return self
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Let it come: once, as for any child."""
-        if self._handler is not None:
+    def restore(self) -> None:
+        """Let it come: once, as for any child. When a handler raises in this, it is to be called again."""
+        if self._is_taken:
             signal.signal(signal.SIGCHLD, self._handler)
             if callable(self._handler):
                 signal.raise_signal(signal.SIGCHLD)  # blocked still
+            self._is_taken = False
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        self.is_over = True

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from mountfd.errors import InvalidSpec, MountfdError
 from mountfd.verbs.enter import in_namespace
+from mountfd.verbs.loading import load_everything
 from mountfd.verbs.replace.building import build, copy
 from mountfd.verbs.replace.carrying import is_made_here
 
@@ -37,6 +38,7 @@ def in_each(
         raise InvalidSpec("namespaces is an empty list: there is nothing to replace", part="namespaces")
     failures: list[Exception] = []
     done: list[Previous] = []
+    load_everything()
     with ExitStack() as held:
         made = held.enter_context(build(new))
         if len(namespaces) > 1 and not is_made_here(made):

@@ -7,9 +7,10 @@
 | the root | hostroot.py | the host's own `/`, or layers, under an upper layer that is thrown away |
 | what stands in it | furnish.py | /dev, /sys, /tmp, binds |
 
-As root everything is made outside, and attached before the border to the user namespace is crossed, which locks it.
-Others may mount nothing outside, so for them the same is made inside the user namespace, with what the kernel allows
-there.
+Who has the capabilities for it has everything made outside, and attached before the border to the user namespace is
+crossed, which locks it. Others may mount nothing outside, so for them the same is made inside the user namespace, with
+what the kernel allows there; unprivileged.py knows whose ids they get. In a user namespace, where the default idmap's
+ids don't exist or files can't be idmapped, the command gets the ids that there are, as they are.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def run(
     By default the command is root inside and an unprivileged id outside, changes nothing on the host, and all that it
     mounted or started is gone when it ends, also when this process is killed; without a pid namespace that is the
     command alone, not what it started.
+    Where the caller lacks the capabilities to mount (CAP_SYS_ADMIN and others), or is in a user namespace itself, the
+    command has the caller's ids instead: its own and subordinate ones (newuidmap(1)), or those of that namespace.
     Raises: Missing or another KernelError with syscall "execve" when the program can't be executed; what assemble
     raises; NotSupported for what this user can't have.
     Calls: unshare(2), setns(2), move_mount(2), pivot_root(2), Linux 5.12.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import ELOOP, EPERM
+from errno import EACCES, ELOOP, EOVERFLOW, EPERM
 
 from mountfd.abi import calls
 from mountfd.errors import KernelError, from_errno
@@ -20,11 +20,12 @@ from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
 from mountfd.model.param import Flag, String
 from mountfd.verbs.enter import namespace_here, pivot_here, take_ids
-from mountfd.verbs.run.ground import SIGHTS
+from mountfd.verbs.run.furnish import left_out
+from mountfd.verbs.run.ground import SIGHTS, in_sight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mountfd.model.command import Command
     from mountfd.verbs.run.furnish import Furnishing
@@ -35,6 +36,7 @@ _NEWNS = 0x20000
 _ROOT = "/root"
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _TTY_GROUP = 5
+_FOREIGN = (EACCES, EPERM, EOVERFLOW)  # what the kernel says where an owner's id isn't one of this user namespace
 _PLAIN = ("/proc", "/sys", "/dev")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
@@ -51,7 +53,7 @@ def preload(command: Command) -> None:
 
 def take_ground() -> None:
     """Make a bare ground this process's root, with what must be in sight; the copy of the host's table goes."""
-    sights = {name: Mount.clone("/" + name) for name in SIGHTS}
+    sights = {name: in_sight("/" + name) for name in SIGHTS}
     with FsContext.open("tmpfs").set(String("mode", "0755")) as context:
         _pivot(context.create().mount())
     for name, mount in sights.items():
@@ -59,10 +61,13 @@ def take_ground() -> None:
         mount.attach("/" + name).close()
 
 
-def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[int, int]) -> None:
+def lay_out(
+    root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[int, int], note: Callable[[str], None]
+) -> None:
     """Attach the root, and what stands in it, on the bare ground that is this process's root.
 
-    Arguments: owner, the host's ids of the inside's root, to whom the places belong that must be made.
+    Arguments: owner, the host's ids of the inside's root, to whom the places belong that must be made; note, told what
+    has no place.
     """
     assert root is not None  # noqa: S101 (prepared by whoever entered)
     os.mkdir(_ROOT)
@@ -73,8 +78,7 @@ def lay_out(root: Mount | None, furnishings: Sequence[Furnishing], owner: tuple[
         take_ids(*owner)
         for furnishing in furnishings:
             if not _stands_on_own(furnishing.target):
-                _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
-                furnishing.mount.close()
+                _put(furnishing, note)
         calls.set_fs_ids(0, 0)
         calls.setns(here.fileno(), _NEWNS)
 
@@ -85,7 +89,14 @@ def _stands_on_own(target: str) -> bool:
     return real.startswith(("/proc/", "/sys/", "/dev/pts/"))
 
 
-def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishing], *, laid_out: bool) -> None:
+def arrange(
+    command: Command,
+    root: Mount | None,
+    furnishings: Sequence[Furnishing],
+    *,
+    laid_out: bool,
+    note: Callable[[str], None],
+) -> None:
     """Make this process's mount namespace the command's: its root, and what was made for it, in order."""
     assert root is not None  # noqa: S101 (prepared by whoever entered)
     if command.net == "none":
@@ -99,8 +110,7 @@ def arrange(command: Command, root: Mount | None, furnishings: Sequence[Furnishi
         _attach(target, mount, directory=True)
     for furnishing in furnishings:
         if not furnishing.mount.closed:  # it hasn't been laid out
-            _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
-            furnishing.mount.close()
+            _put(furnishing, note)
     for target, mount in own[1:]:
         _attach(target, mount, directory=True)
     for _, mount in own:
@@ -160,21 +170,47 @@ def _pivot(root: Mount) -> None:
     root.close()
 
 
+def _put(furnishing: Furnishing, note: Callable[[str], None]) -> None:
+    """Attach a furnishing and close its handle; one that nobody asked for may be left out."""
+    try:
+        _attach(furnishing.target, furnishing.mount, directory=furnishing.directory)
+    except KernelError as error:
+        if not furnishing.optional:
+            raise
+        note(left_out(furnishing.target, error))
+    furnishing.mount.close()
+
+
 def _attach(target: str, mount: Mount, *, directory: bool) -> None:
     """Attach inside the new root, making the place for it where it is missing; symlinks can't lead outside now."""
     if target in _PLAIN and os.path.islink(target):
         hint = "the kernel's own filesystems belong on directories: through a symlink something else could cover them"
         raise from_errno(ELOOP, "move_mount", (target,), filename=target, hint=hint)
     real = os.path.realpath(target)
+    if not os.path.lexists(real):
+        _make_place(target, real, directory=directory)
+    mount.attach(real)
+
+
+def _make_place(target: str, real: str, *, directory: bool) -> None:
+    call = "mkdir"
     try:
-        if not os.path.lexists(real):
-            os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
-            if not directory:
-                os.close(os.open(real, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        os.makedirs(real if directory else os.path.dirname(real), exist_ok=True)
+        if not directory:
+            call = "open"
+            os.close(os.open(real, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
     except OSError as error:
         hint = f"the root filesystem has no place {target!r}, and none could be made"
-        raise from_errno(error.errno or EPERM, "mkdir", (target,), filename=target, hint=hint) from None
-    mount.attach(real)
+        if error.errno in _FOREIGN:
+            hint += f": {_standing(real)!r} isn't this user's, and no privilege here reaches files of foreign ids"
+        raise from_errno(error.errno or EPERM, call, (target,), filename=target, hint=hint) from None
+
+
+def _standing(path: str) -> str:
+    """Give the nearest directory above a path that is there."""
+    while path != "/" and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _loopback_up() -> None:

@@ -14,13 +14,14 @@ from mountfd.errors import KernelError
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
 from mountfd.model.param import String
+from mountfd.verbs.run.ground import in_sight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mountfd.model.command import Bind, Command
     from mountfd.model.idmap import IdMap
 
-__all__ = ["Furnishing", "furnish", "shown_with"]
+__all__ = ["Furnishing", "furnish", "left_out", "shown_with"]
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -35,13 +36,22 @@ _RESOLVER = "/etc/resolv.conf"
 
 
 class Furnishing:
-    """One detached mount and the place inside where it goes; `directory` tells what the place must be."""
+    """One detached mount and the place inside where it goes.
 
-    __slots__ = ("directory", "mount", "target")
+    Attributes: directory, what the place must be; optional, whether it may be left out, since nobody asked for it.
+    """
 
-    def __init__(self, target: str, mount: Mount, *, directory: bool) -> None:
-        """Keep the three."""
-        self.target, self.mount, self.directory = target, mount, directory
+    __slots__ = ("directory", "mount", "optional", "target")
+
+    def __init__(self, target: str, mount: Mount, *, directory: bool, optional: bool = False) -> None:
+        """Keep them."""
+        self.target, self.mount, self.directory, self.optional = target, mount, directory, optional
+
+
+def left_out(path: str, error: OSError) -> str:
+    """Say what is left out and why, with all that the error knows."""
+    more = "; ".join([*getattr(error, "log", ()), *filter(None, [getattr(error, "hint", None)])])
+    return f"{path} is left out: {error}" + (f" ({more})" if more else "")
 
 
 def furnish(command: Command, idmap: IdMap | None, *, host: bool) -> list[Furnishing]:
@@ -113,12 +123,7 @@ def _fresh(target: str, mode: str, idmap: IdMap | None) -> Furnishing:
 
 def _sys() -> Furnishing:
     # A fresh sysfs needs rights over the network namespace, which is the host's; so it is a clone of the host's.
-    try:
-        mount = Mount.clone("/sys")
-    except KernelError as error:
-        if error.errno != EINVAL:
-            raise
-        mount = Mount.clone("/sys", recursive=True)  # in a user namespace, mounts below are locked to it
+    mount = in_sight("/sys")
     try:
         mount.set(_RDONLY | _NOSUID | _NODEV | _NOEXEC, recursive=True)
     except BaseException:
@@ -167,4 +172,5 @@ def _resolver(made: list[Furnishing], idmap: IdMap | None, *, host: bool) -> Non
     if host and os.lstat(real).st_dev == os.stat("/").st_dev:
         return  # it is part of the host's root filesystem
     target = real if host else _RESOLVER
-    made.append(Furnishing(target, shown_with(Mount.clone(real), idmap, read_only=True), directory=False))
+    shown = shown_with(Mount.clone(real), idmap, read_only=True)
+    made.append(Furnishing(target, shown, directory=False, optional=True))

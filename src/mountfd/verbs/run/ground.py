@@ -12,21 +12,22 @@ has nothing from it, and the first run goes the other way.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from errno import EINVAL
 
 from mountfd.abi import calls
 from mountfd.abi.features import Feature, has
+from mountfd.errors import KernelError
 from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.model.param import String
-from mountfd.verbs.namespaces.making import make
 from mountfd.verbs.routes import choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["SIGHTS", "tiny_ground"]
+__all__ = ["SIGHTS", "in_sight", "tiny_ground"]
 
 # In a user namespace a new /proc or /sys is allowed only while a complete one is in sight.
 SIGHTS = ("proc", "sys")
@@ -40,13 +41,25 @@ def tiny_ground() -> AbstractContextManager[OwnedFd | None]:
     _ran[:] = [True]
     if name == "copy":
         return nullcontext()
+    from mountfd.verbs.namespaces.making import make  # noqa: PLC0415 (who runs one command does without)
+
     with FsContext.open("tmpfs").set(String("mode", "0755")) as context, context.create().mount() as ground:
         for sight in SIGHTS:
             calls.mkdirat(ground.fileno(), sight.encode(), 0o755)
-            with Mount.clone("/" + sight) as clone:
+            with in_sight("/" + sight) as clone:
                 clone.attach(sight, dir_fd=ground.fileno())
         return OwnedFd(make(ground))
 
 
 def _is_worth_it() -> bool:
     return has(Feature.MOUNT_INSIDE_DETACHED) and (bool(_ran) or has(Feature.OPEN_TREE_NAMESPACE))
+
+
+def in_sight(path: str) -> Mount:
+    """Clone a filesystem of the kernel alone, or with the mounts below it where a user namespace locks those to it."""
+    try:
+        return Mount.clone(path)
+    except KernelError as error:
+        if error.errno != EINVAL:
+            raise
+        return Mount.clone(path, recursive=True)

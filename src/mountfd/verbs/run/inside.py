@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from errno import ENOENT
+from errno import ENOENT, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -40,6 +40,7 @@ __all__ = [
     "fork",
     "guarded",
     "keeper",
+    "leave_groups",
     "namespaces",
     "status_of",
     "tell",
@@ -88,6 +89,10 @@ class Scene:
         held = [each for each in mounts if each is not None and not each.closed]
         locks = [lock for mount in held for lock in getattr(mount, "_locks", ())]
         return {each.fileno() for each in [*held, *locks] if not each.closed}
+
+    def note(self, text: str) -> None:
+        """Tell the parent's caller what can't be had, from inside."""
+        tell(self.report, b"note", text)
 
     def close(self) -> None:
         """Let go of every mount; what is attached inside lives there."""
@@ -179,10 +184,19 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def become_root(*, groups: bool) -> None:
-    """Take id 0 of the user namespace just entered, and no other group where that is allowed."""
-    if groups:
+def leave_groups() -> None:
+    """Be in no other group, unless the user namespace is one that forbids it, where one's own id alone is mapped."""
+    try:
         os.setgroups([])
+    except PermissionError as error:
+        with open("/proc/self/setgroups", encoding="utf-8") as file:
+            if file.read().strip() != "deny":
+                hint = "leaving the caller's groups takes CAP_SETGID"
+                raise from_errno(EPERM, "setgroups", hint=hint) from error
+
+
+def become_root() -> None:
+    """Take id 0 of the user namespace just entered."""
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     forget()  # what was refused outside
@@ -218,6 +232,8 @@ def keeper(scene: Scene, enter: Callable[[], None]) -> NoReturn:
     scene.umask = os.umask(0o022)  # directories that are made for the command must not depend on it
     _die_with(scene.parent)
     enter()
+    # Not before: who is closed to others can't be given id maps. The memory of the caller is here as long as this lives.
+    calls.prctl(n.PR_SET_DUMPABLE, 0, 0, 0, 0)
     if scene.command.pid_namespace:
         # Not before: whose children will live in another pid namespace can start no thread, and some ways to make the
         # root take one, or a program.
@@ -251,7 +267,7 @@ def _init(scene: Scene, parent: int, to_keeper: int) -> NoReturn:
         calls.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     # What the caller had open could lead anybody who gets hold of this process out of the new root.
     _close(_descriptors() - {scene.report, to_keeper, *scene.descriptors()})
-    arrange(command, scene.root, scene.furnishings, laid_out=scene.laid_out)
+    arrange(command, scene.root, scene.furnishings, laid_out=scene.laid_out, note=scene.note)
     # The memory and descriptors of the caller are here until the command has been forked: not for it to look into.
     calls.prctl(n.PR_SET_DUMPABLE, 0, 0, 0, 0)
     ours = os.getpid()
