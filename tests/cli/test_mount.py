@@ -76,6 +76,14 @@ def is_off(image: Path) -> bool:
         "-t tmpfs -onosuid x POINT",
         "--options nosuid --types tmpfs x POINT",
         "-t tmpfs -n x POINT",
+        "-t tmpfs -s x POINT",
+        "-t tmpfs -s -o nonsense x POINT",
+        "-t tmpfs -i x POINT",
+        "-i -t fuse.nothing x POINT",
+        "-t tmpfs --options-mode ignore x POINT",
+        "-f -t tmpfs x POINT",
+        "--fake --bind SOURCE POINT",
+        "-fnit tmpfs x POINT",
         "-t tmpfs --source x --target POINT",
         "-t tmpfs --target POINT x",
         "-t tmpfs -o X-mount.mkdir x POINT/new",
@@ -436,6 +444,10 @@ def test_no_such_label(place: Path) -> None:
         (["-o", "X-containerd.x=y", "a", "b"], "containerd's own option"),
         (["-o", "bind,loop,offset=-1", "a", "b"], "offset='-1' is no size"),
         (["--idmap", "nonsense", "-B", "a", "b"], "nonsense"),
+        (["-a"], "-a, -F and --options-source-force are about fstab(5), which is not read"),
+        (["-T", "/etc/fstab", "a", "b"], "-T, -O and --options-source are about fstab(5), which is not read"),
+        (["--options-source", "fstab", "a", "b"], "about fstab(5)"),
+        (["--options-mode", "append", "a", "b"], "fstab(5) is not read, so only `ignore` can be"),
     ],
 )
 def test_wrong_words(words: list[str], message: str) -> None:
@@ -514,3 +526,92 @@ def test_a_mount_over_a_bind_of_itself(place: Path) -> None:
     bind(place / "source", place / "source")
     silently("-B", place / "source", place / "source")
     assert count(place / "source") == 2
+
+
+# --- words that mount less -------------------------------------------------------------------------------------------
+def test_the_version() -> None:
+    for word in ("-V", "--version"):
+        done = program("mount", word)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"mountfd {mountfd.__version__}\n", "")
+
+
+def test_a_list_with_labels_is_the_list(place: Path) -> None:
+    silently("-t", "tmpfs", "here", place / "point")
+    done = program("mount", "-l", "-t", "tmpfs")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{place}/point" in done.stdout
+
+
+def test_fake_looks_at_everything_and_mounts_nothing(place: Path) -> None:
+    (place / "text").write_text("no image")
+    (place / "file").touch()
+    fine = [
+        ["-t", "tmpfs", "x", "point"],
+        ["-B", "source", "point"],
+        ["-M", "source", "point"],
+        ["-m", "-t", "tmpfs", "x", "new/deep"],
+        ["--layer", "source", "--layer", "other", "point"],
+        ["-t", "ext4", "-o", "loop", "text", "point"],
+        ["--make-shared", "."],
+        ["-o", "remount,ro", "."],
+    ]
+    wrong = [
+        (["-t", "tmpfs", "x", "nowhere"], 32, "No such file or directory: 'nowhere'"),
+        (["-B", "nowhere", "point"], 32, "the source 'nowhere' doesn't exist"),
+        (["--layer", "source", "--layer", "nowhere", "point"], 32, "nowhere"),
+        (["text", "point"], 32, "no signature"),
+        (["-o", "loop", "source", "-t", "ext4", "point"], 32, "`loop` takes an image"),
+        (["-t", "ext4", "-o", "loop", "nowhere", "point"], 32, "nowhere"),
+        (["--make-shared", "point"], 32, "is no mount"),
+        (["-o", "remount,ro", "point"], 32, "is no mount"),
+        (["-t", "tmpfs", "-o", "X-mount.owner=no-such-user", "x", "point"], 1, "no-such-user"),
+        (["-o", "bind,nonsense", "source", "point"], 1, "nonsense"),
+        (["-L", "no such label", "point"], 1, "no such label"),
+    ]
+    before = Path("/proc/self/mountinfo").read_bytes(), sorted(os.listdir(place))
+    for words in fine:
+        done = program("mount", "--fake", *words, cwd=place)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words
+    for words, status, said in wrong:
+        done = program("mount", "--fake", *words, cwd=place)
+        assert (done.returncode, said in done.stderr) == (status, True), (words, done.stderr)
+    assert (Path("/proc/self/mountinfo").read_bytes(), sorted(os.listdir(place))) == before
+    done = program("mount", "-fv", "-t", "tmpfs", "x", str(place / "point"))
+    assert done.stderr == f"mountfd: x mounted on {place}/point: not really, as --fake asks\n"
+
+
+def test_fake_of_an_image_makes_no_loop_device(place: Path, loops: None) -> None:
+    image = image_file("ext4", place)
+    for words in ([], ["-o", "loop"], ["-t", "ext4"]):
+        silently("--fake", *words, image, place / "point")
+    assert attached(image) == []
+
+
+def test_onlyonce(place: Path) -> None:
+    silently("--onlyonce", "-t", "tmpfs", "x", place / "point")
+    said = mounting("--onlyonce", "-t", "tmpfs", "x", place / "point", status=32)
+    assert said == f"mountfd: x is mounted on {place}/point already\n"
+    silently("--onlyonce", "-t", "tmpfs", "y", place / "point")
+    silently("--onlyonce", "-B", place / "source/deep", place / "other")
+    said = mounting("--onlyonce", "-B", place / "source/deep", place / "other", status=32)
+    assert "already" in said
+    silently("--onlyonce", "-B", place / "source", place / "other")
+    silently("--onlyonce", "-o", "remount,ro", place / "point")
+    assert (count(place / "point"), count(place / "other")) == (2, 2)
+
+
+def test_onlyonce_of_an_image(place: Path, loops: None) -> None:
+    image = image_file("ext4", place)
+    silently("--onlyonce", image, place / "point")
+    assert "already" in mounting("--onlyonce", image, place / "point", status=32)
+    silently("--onlyonce", image, place / "other")
+    assert (count(place / "point"), count(place / "other")) == (1, 1)
+    umount(place / "point")
+    umount(place / "other")
+    assert is_off(image)
+
+
+def test_internal_only_starts_no_program(place: Path) -> None:
+    said = mounting("-i", "-t", "fuse3.nothing", "x", place / "point", status=32)
+    assert "--internal-only starts no program" in said
+    assert count(place / "point") == 0

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+import mountfd as library
 from mountfd import is_mount, lookup
+from mountfd.handles.loop import attached
+from mountfd.lowlevel import calls
+from tests.support import guard
 from tests.support.images import image_file
 from tests.support.mounting import tmpfs, umount
 from tests.support.need import need, need_command, need_real_root
 from tests.support.others import NOBODY
 from tests.support.program import mountfd
+from tests.support.specs import fs, vfs
 
 
 @pytest.fixture
@@ -165,7 +170,17 @@ def test_options_may_come_after_targets(scratch: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--id", "x"], ["--id", "1", "/x"], ["--wait", "x", "/x"], ["--wait", "-1", "/x"], [""], ["--nonsense"]],
+    [
+        [],
+        ["-r", "-R", "/x"],
+        ["-r", "--all", "/x"],
+        ["--id", "x"],
+        ["--id", "1", "/x"],
+        ["--wait", "x", "/x"],
+        ["--wait", "-1", "/x"],
+        [""],
+        ["--nonsense"],
+    ],
 )
 def test_wrong_words_are_status_1(words: list[str]) -> None:
     done = mountfd("umount", *words)
@@ -256,3 +271,105 @@ def test_a_mounted_file_is_a_mount_point_before_it_is_an_image(scratch: Path) ->
     subprocess.run(["mount", "--bind", scratch / "one", scratch / "other"], check=True)
     assert umounted(scratch / "other") == (0, [])
     assert not is_mount(scratch / "other")
+
+
+# --- umount(8)'s other words ---------------------------------------------------------------------------------------
+def test_the_version() -> None:
+    for word in ("-V", "--version"):
+        done = mountfd("umount", word)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"mountfd {library.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", ["-c", "-i", "-d", "-n", "-r", "-cdinr", "--no-canonicalize --internal-only"])
+def test_words_that_change_nothing_here(scratch: Path, words: str) -> None:
+    point = tmpfs(scratch / "point")
+    assert umounted(*words.split(), point) == (0, [])
+    assert not is_mount(point)
+
+
+def test_fake_says_what_would_go_and_leaves_it(scratch: Path) -> None:
+    point = tmpfs(tmpfs(scratch / "point"))
+    tmpfs(point / "child")
+    (scratch / "plain").mkdir()
+    before = Path("/proc/self/mountinfo").read_bytes()
+    assert umounted("--fake", point) == (0, [])
+    assert umounted("--fake", "-v", point) == (0, [f"mountfd: {point}: would be unmounted"])
+    assert umounted("--fake", "-v", "-R", point) == (0, [f"mountfd: {point}: would be unmounted, 3 mounts"])
+    assert umounted("--fake", "-A", point) == (0, [])
+    assert umounted("--fake", "--id", str(lookup(point).id)) == (0, [])
+    assert umounted("--fake", scratch / "plain") == (32, [f"mountfd: {scratch}/plain: not mounted"])
+    assert umounted("--fake", "-g", scratch / "plain") == (0, [])
+    assert umounted("--fake", scratch / "nothing")[0] == 32
+    assert umounted("--fake", "--id", str(2**62))[0] == 32
+    assert umounted("--fake", "/")[0] == 1
+    assert Path("/proc/self/mountinfo").read_bytes() == before
+    assert umounted("-R", point) == (0, [])
+
+
+def test_what_is_busy_becomes_read_only(scratch: Path) -> None:
+    point = tmpfs(scratch / "point")
+    (point / "file").touch()
+    with (point / "file").open():
+        said = [f"mountfd: {point} is busy: it is read-only now"]
+        assert umounted("-r", "--wait", "0", point) == (0, said)
+        assert {"ro"} <= vfs(point) & fs(point)
+    assert umounted("-r", point) == (0, [])
+    assert not is_mount(point)
+
+
+def test_what_is_written_to_can_not_become_read_only(scratch: Path) -> None:
+    point = tmpfs(scratch / "point")
+    with (point / "file").open("w"):
+        status, said = umounted("-r", "--wait", "0", point)
+    assert (status, said[0]) == (32, f"mountfd: umount2: Device or resource busy: '{point}'")
+    assert any(line.startswith(f"  process {os.getpid()} (") for line in said)
+    assert any("can't be made read-only" in line for line in said)
+    assert "rw" in vfs(point)
+    umount(point)
+
+
+def test_a_loop_device_that_losetup_made_is_freed(scratch: Path) -> None:
+    need_real_root()
+    need(Path("/dev/loop-control").exists(), "loop devices")
+    image, point = image_file("ext4", scratch), scratch / "point"
+    for words in ([point], [image], ["-R", point], ["--all", point], ["-A", image]):
+        losetup = [need_command("losetup"), "-f", "--show", str(image)]
+        name = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+        put(name, point)
+        assert umounted("-d", *words) == (0, [])
+        assert not is_mount(point)
+        assert any(not attached(image) for _ in guard.patiently()), words
+
+
+def test_without_that_word_it_keeps_its_image(device: str, scratch: Path) -> None:
+    put(device, scratch / "m1")
+    assert umounted(scratch / "m1") == (0, [])
+    assert attached(scratch / "ext4.img")
+
+
+def test_by_a_tag(device: str, scratch: Path) -> None:
+    need_command("findfs")
+    uuid = f"a1b2c3d4-0000-4000-8000-11110000{os.getpid() & 0xFFFF:04x}"
+    subprocess.run([need_command("tune2fs"), "-U", uuid, "-L", f"mfu {os.getpid()}", device], check=True)
+    for tag in (f"UUID={uuid}", f"LABEL=mfu {os.getpid()}"):
+        put(device, scratch / "m1")
+        assert umounted(tag) == (0, [])
+        assert not is_mount(scratch / "m1")
+        assert umounted(tag)[0] == 32
+
+
+def test_a_tag_that_no_device_has(scratch: Path) -> None:
+    status, said = umounted("LABEL=no such label")
+    assert status == 32
+    assert "no device has the tag LABEL=no such label" in said[-1]
+    assert umounted("-g", "LABEL=no such label") == (0, [])
+
+
+def test_a_source_and_a_directory_that_are_called_like_a_tag(scratch: Path) -> None:
+    (scratch / "m1").mkdir()
+    calls.mount(b"ID=nothing-real", os.fsencode(scratch / "m1"), b"tmpfs", 0, None)  # mount(8) looks for a device
+    assert umounted("ID=nothing-real") == (0, [])
+    tmpfs(scratch / "LABEL=x")
+    done = mountfd("umount", "LABEL=x", cwd=scratch)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not is_mount(scratch / "LABEL=x")

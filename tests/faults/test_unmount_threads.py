@@ -158,3 +158,28 @@ def test_a_child_that_was_forked_meanwhile_can_unmount(scratch: Path) -> None:
             thread.join()
     assert told == [f"no mount {number} in this namespace any more"]
     assert not is_mount(point)
+
+
+def test_threads_by_path_leave_nothing_and_each_takes_one(place: Path) -> None:
+    source, point = tmpfs(place / "source"), tmpfs(place / "point")
+    bottom = lookup(point).id
+    wrong: list[str] = []
+
+    def by_path() -> None:
+        for _ in range(3):
+            mount_one(source, point)
+            try:
+                if (count := unmount(point, wait=30)) != 1:
+                    wrong.append(str(count))
+            except (Busy, Gone, OSError) as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=by_path) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = 0
+    while lookup(point).id != bottom:
+        left += unmount(point)
+    assert left == len(wrong)  # each that failed said so, and each other took one

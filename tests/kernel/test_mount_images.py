@@ -114,7 +114,7 @@ def test_a_named_loop_device_in_use_is_an_error(mount_route: str, place: Path, e
     assert gone(other)
 
 
-def test_a_directory_of_an_image(place: Path, ext4: Path) -> None:
+def test_a_directory_of_an_image(mount_route: str, place: Path, ext4: Path) -> None:
     point = put("ext4", ext4, place / "p", ["loop"])
     fill(point / "sub", {"inner": "i"})
     clear(place)

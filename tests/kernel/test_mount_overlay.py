@@ -209,8 +209,6 @@ def test_mount_alone_cannot_idmap_and_says_so(place: Path, monkeypatch: pytest.M
     with pytest.raises(NotSupported) as caught:
         put("overlay", "overlay", place / "p", [lowerdir(layers(place, 2)), "uidmap=0:5:1", "gidmap=0:5:1"])
     assert caught.value.feature
-    with pytest.raises(NotSupported):
-        put("bind", place / "l0", place / "p", ["X-mount.subdir=x"])
     assert count(place / "p") == 0
 
 

@@ -498,8 +498,8 @@ def test_while_it_is_busy_nobody_else_is_taken_for_it(scratch: Path) -> None:
             return EBUSY
         return 0
 
-    with watching(Watch(decide)):
-        assert unmount(point, wait=20) == 0
+    with watching(Watch(decide)), pytest.raises(Gone, match="covered stays"):
+        unmount(point, wait=20)
     assert unmount_all(point) == 1
 
 
@@ -595,3 +595,38 @@ def test_subprocess_and_holders_are_not_loaded_for_it(scratch: Path) -> None:
     assert (
         not {"subprocess", "typing", "dataclasses", "mountfd.verbs.holders"}.intersection(loaded) or sys.flags.dev_mode
     )
+
+
+# --- others, meanwhile ---------------------------------------------------------------------------------------------
+def test_what_goes_between_the_look_and_the_call_is_no_matter_the_next_is_meant(scratch: Path) -> None:
+    point = stand(scratch / "point", 2)
+    gone: list[bool] = []
+
+    def decide(_number: int, name: str, _arguments: object) -> int:
+        if name == "umount2" and not gone:
+            gone.append(True)
+            umount(point)
+        return 0
+
+    with watching(Watch(decide)):
+        assert unmount(point) == 1
+    assert not is_mount(point)
+
+
+def test_a_whole_stack_goes_whoever_takes_a_part_of_it(scratch: Path) -> None:
+    point = stand(scratch / "point", 3)
+    held = (point / "file").open("w")
+    count = 0
+
+    def decide(_number: int, name: str, _arguments: object) -> int:
+        nonlocal count
+        count += name == "umount2"
+        if name == "umount2" and count == 2:
+            held.close()
+            umount(point)
+            return EBUSY
+        return 0
+
+    with watching(Watch(decide)):
+        assert unmount_all(point, wait=30) == 2
+    assert not is_mount(point)

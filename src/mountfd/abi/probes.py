@@ -48,6 +48,12 @@ def _known(call: Callable[[], object]) -> Probe:
     return probe
 
 
+def _all_known(*asked: Callable[[], object]) -> Probe:
+    """Ask for calls that are only of use together: a filter, or a kernel between two versions, may lack one of them."""
+    probes = [_known(call) for call in asked]
+    return lambda: all(probe() for probe in probes)
+
+
 def may_mount() -> bool:
     """Say whether this thread has CAP_SYS_ADMIN in its user namespace."""
     header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
@@ -207,7 +213,14 @@ def _user_namespace() -> bool:
 PROBES: dict[str, Probe] = {
     "USER_NAMESPACE": _user_namespace,
     "OVERLAY": _on_overlay(lambda _fs, _tmpfs: None),
-    "MOUNT_API": _known(lambda: calls.fsopen(b"", 0)),
+    "MOUNT_API": _all_known(
+        lambda: calls.fsopen(b"", 0),
+        lambda: calls.open_tree(-1, b"", n.AT_EMPTY_PATH),
+        lambda: calls.move_mount(-1, b"", -1, b"", _EMPTY_PATHS),
+        lambda: calls.fsconfig_create(-1),
+        lambda: calls.fsmount(-1, 0, 0),
+        lambda: calls.fspick(-1, b"", _CLOEXEC),
+    ),
     "OPENAT2": _known(lambda: calls.openat2(-1, b"", calls.reference(OpenHow()), 24)),
     "STATX_MNT_ID": _statx(0x1000),
     "MOUNT_SETATTR": _known(lambda: calls.mount_setattr(-1, b"", n.AT_EMPTY_PATH, None, 0)),

@@ -7,11 +7,12 @@ from errno import EACCES, EMFILE, ENFILE, ENOMEM, EROFS
 
 from mountfd.cli import exits
 from mountfd.cli.arguments import Option, Spec, UsageError, parse
-from mountfd.errors import Denied, InvalidSpec, KernelError
+from mountfd.errors import Denied, InvalidSpec, KernelError, unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mountfd.cli.arguments import Arguments
+    from mountfd.model.spec import MountSpec
 
 __all__ = ["SPEC", "run", "status_of"]
 
@@ -61,8 +62,18 @@ SPEC = Spec(
         Option("-U --uuid", "the source by its filesystem's UUID", metavar="UUID"),
         Option("-c --no-canonicalize", "take SOURCE and TARGET as they are where they are symlinks"),
         Option("-v --verbose", "say what was done"),
+        Option("-f --fake", "check the words, the source and the target, and mount nothing"),
+        Option("-N --namespace", "in another mount namespace: of a pid, or a file of nsfs", metavar="PID|FILE"),
+        Option("--onlyonce", "an error where SOURCE is mounted on TARGET already"),
+        Option("-i --internal-only", "start no mount.fuse program: the kernel's own filesystems alone"),
+        Option("-l --show-labels", "nothing: a list has no labels"),
+        Option("-s", "nothing: only mount.nfs knows sloppy options, and is not started"),
         Option("-n --no-mtab", "nothing: there is no mtab"),
         Option("-J --json", "of a list, one JSON document"),
+        Option("-V --version", "the version"),
+        Option("--options-mode", "only ignore: fstab(5) is not read", metavar="MODE"),
+        Option("-a -F --fork --options-source-force --all", "refused: fstab(5) is not read"),
+        Option("-T -O --test-opts --options-source --fstab", "refused: fstab(5) is not read", metavar="WORD"),
     ],
     epilog="The exit status is mount(8)'s: 0 done, 1 wrong words or no permission, 2 out of descriptors or memory,\n"
     "32 the mount failed. fstab(5) is not read, and no mount.TYPE program but those of FUSE is started.",
@@ -71,6 +82,11 @@ SPEC = Spec(
 
 def run(arguments: Arguments) -> int:
     """Mount, or list."""
+    if arguments.on("version"):
+        from mountfd.cli.version import show_version  # noqa: PLC0415 (only when asked)
+
+        return show_version()
+    _refuse_fstab(arguments)
     source, target = _places(arguments)
     words = _words(arguments)
     if target is None:
@@ -80,22 +96,47 @@ def run(arguments: Arguments) -> int:
     if source is None and not _needs_no_source(words):
         raise InvalidSpec("SOURCE is missing: fstab(5) is not read for it", part="SOURCE")
     from mountfd.model.spec import MountSpec  # noqa: PLC0415 (the verb is loaded after the words are understood)
-    from mountfd.verbs.mount import mount  # noqa: PLC0415
 
-    kind = _kind(arguments)
-    spec = MountSpec(kind, source or "", options=words)
+    spec = MountSpec(_kind(arguments), source or "", options=words)
+    if spec.is_served and arguments.on("internal_only") and not spec.understood().action:
+        raise unsupported(spec.type, "--internal-only starts no program, and a program has to serve this filesystem")
+    namespace = arguments.text("namespace")
+    if namespace is None:
+        return _mount(spec, target, arguments)
+    from mountfd.cli.elsewhere import within  # noqa: PLC0415 (only for another namespace)
+
+    spec = _of_here(spec)
+    return within(namespace, lambda: _mount(spec, target, arguments), status_of)
+
+
+def _mount(spec: MountSpec, target: str, arguments: Arguments) -> int:
+    from mountfd.verbs.mount import mount  # noqa: PLC0415 (after the words are understood)
+
+    if arguments.on("onlyonce"):
+        from mountfd.cli.rehearsal import refuse_second  # noqa: PLC0415 (only when asked)
+
+        refuse_second(spec, target)
+    if arguments.on("fake"):
+        from mountfd.cli.rehearsal import rehearse  # noqa: PLC0415 (only when asked)
+
+        rehearse(spec, target)
+        if arguments.on("verbose"):
+            _tell(spec.source, target, fake=True)
+        return exits.OK
     beneath = arguments.on("beneath")
     try:
         mount(spec, target, beneath=beneath, reuse_loop=True)
     except (KernelError, ExceptionGroup) as error:
-        if not _is_protected(error) or not _may_fall_back(spec, words):
+        if not _is_protected(error) or not _may_fall_back(spec):
             raise
         from mountfd.cli.messages import say  # noqa: PLC0415
+        from mountfd.model.spec import MountSpec  # noqa: PLC0415
 
-        mount(MountSpec(kind, source or "", options=[*words, "ro"]), target, beneath=beneath, reuse_loop=True)
-        say(f"{source} is write-protected: mounted read-only")
+        read_only = MountSpec(spec.type, spec.source, options=[*_as_words(spec), "ro"])
+        mount(read_only, target, beneath=beneath, reuse_loop=True)
+        say(f"{spec.source} is write-protected: mounted read-only")
     if arguments.on("verbose"):
-        _tell(source, target)
+        _tell(spec.source, target)
     return exits.OK
 
 
@@ -110,6 +151,39 @@ def status_of(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
         return exits.SYSTEM
     return exits.FAILURE
+
+
+def _refuse_fstab(arguments: Arguments) -> None:
+    """Refuse by name what is about fstab(5), from which nothing comes here."""
+    mode = arguments.text("options_mode")
+    if mode not in (None, "ignore"):
+        raise InvalidSpec(
+            f"--options-mode {mode}: fstab(5) is not read, so only `ignore` can be", part="--options-mode"
+        )
+    for key, names in (("all", "-a, -F and --options-source-force"), ("fstab", "-T, -O and --options-source")):
+        if arguments.on(key):
+            raise InvalidSpec(f"{names} are about fstab(5), which is not read", part=f"--{key}")
+
+
+def _of_here(spec: MountSpec) -> MountSpec:
+    """Look up here what the files of another namespace shall have no word in: tags, names of users and groups."""
+    from mountfd.model.spec import MountSpec  # noqa: PLC0415 (only for another namespace)
+    from mountfd.verbs.mount.make import owner_ids  # noqa: PLC0415
+    from mountfd.verbs.mount.source import by_tag  # noqa: PLC0415
+
+    options = spec.understood()
+    if spec.is_served and not options.action:
+        why = "is mounted by a program, which would be one of that namespace"
+        raise InvalidSpec(f"{spec.type} {why}: enter it with nsenter(1) for that", part="--namespace")
+    words = [word for word in _as_words(spec) if not word.startswith(("X-mount.owner=", "X-mount.group="))]
+    for name, number in zip(("owner", "group"), owner_ids(options), strict=True):
+        words += [f"X-mount.{name}={number}"] if number >= 0 else []
+    source = spec.source if options.action else by_tag(spec.source)
+    return MountSpec(spec.type, source, options=words)
+
+
+def _as_words(spec: MountSpec) -> list[str]:
+    return [option for option in spec.options if isinstance(option, str)]
 
 
 def _places(arguments: Arguments) -> tuple[str | None, str | None]:
@@ -162,10 +236,8 @@ def _needs_no_source(words: list[str]) -> bool:
     return any(word == "remount" or word in PROPAGATION or word.startswith("lowerdir=") for word in words)
 
 
-def _may_fall_back(spec: object, words: list[str]) -> bool:
-    from mountfd.model.spec import MountSpec  # noqa: PLC0415
-
-    if not isinstance(spec, MountSpec) or "rw" in words or "ro" in words:
+def _may_fall_back(spec: MountSpec) -> bool:
+    if {"rw", "ro"}.intersection(_as_words(spec)):
         return False
     return not spec.understood().action and bool(spec.source)
 
@@ -180,15 +252,18 @@ def _is_protected(error: BaseException) -> bool:
 def _list(arguments: Arguments) -> int:
     from mountfd.cli import list as list_command  # noqa: PLC0415
 
-    words = ["-t", text] if (text := arguments.text("types")) else []
+    words = ["--json"] if arguments.on("json") else []
+    for key in ("types", "namespace"):
+        words += [f"--{key}={text}"] if (text := arguments.text(key)) else []
     try:
-        list_command.run(parse(list_command.SPEC, [*words, *(["--json"] if arguments.on("json") else [])]))
+        list_command.run(parse(list_command.SPEC, words))
     except UsageError as error:
         raise InvalidSpec(str(error)) from None
     return exits.OK  # as mount(8), also when there is nothing to list
 
 
-def _tell(source: str | None, target: str) -> None:
+def _tell(source: str, target: str, *, fake: bool = False) -> None:
     from mountfd.cli.messages import say  # noqa: PLC0415
 
-    say(f"{source} mounted on {target}" if source else f"{target} changed")
+    done = f"{source} mounted on {target}" if source else f"{target} changed"
+    say(f"{done}: not really, as --fake asks" if fake else done)

@@ -38,7 +38,14 @@ SPEC = Spec(
         Option("-g --graceful", "what isn't mounted, or isn't there, is no failure"),
         Option("-q --quiet", "no message about what isn't mounted"),
         Option("-v --verbose", "say what was done"),
+        Option("-r --read-only", "what is busy is remounted read-only"),
+        Option("-d --detach-loop", "take the image from the loop device, also where somebody set that up by losetup"),
+        Option("--fake", "see whether TARGET is mounted, and leave it"),
+        Option("-N --namespace", "in another mount namespace: of a pid, or a file of nsfs", metavar="PID|FILE"),
+        Option("-c --no-canonicalize", "nothing: the kernel is given TARGET as it is"),
+        Option("-i --internal-only", "nothing: no umount.TYPE program is ever started"),
         Option("-n --no-mtab", "nothing: there is no mtab"),
+        Option("-V --version", "the version"),
     ],
     epilog="Of a device that is mounted in several places the last one goes, as with umount(8); -A takes all.\n"
     "The exit status is umount(8)'s: 0 done, 1 wrong words or no permission, 2 out of descriptors or memory, 32 it\n"
@@ -52,12 +59,35 @@ class _NotMounted(Exception):
 
 def run(arguments: Arguments) -> int:
     """Unmount each."""
+    if arguments.on("version"):
+        from mountfd.cli.version import show_version  # noqa: PLC0415 (only when asked)
+
+        return show_version()
     if bool(arguments.operands) == arguments.on("id"):
         raise InvalidSpec("umount takes either TARGET... or --id", part="TARGET")
     if arguments.on("all") and (arguments.on("recursive") or arguments.on("all_targets")):
         raise InvalidSpec("--all takes one stack: not with --recursive or --all-targets", part="--all")
+    if arguments.on("read_only") and (arguments.on("recursive") or arguments.on("all")):
+        raise InvalidSpec("--read-only is for one mount: not with --recursive or --all", part="--read-only")
     wait = _seconds(arguments.text("wait"))
-    targets: list[str | None] = [*arguments.operands] or [None]
+    targets: list[str | None] = [*map(_resolved, arguments.operands)] or [None]
+    namespace = arguments.text("namespace")
+    if namespace is None:
+        return _all(targets, arguments, wait)
+    from mountfd.cli.elsewhere import within  # noqa: PLC0415 (only for another namespace)
+
+    return within(namespace, lambda: _all(targets, arguments, wait), status_of)
+
+
+def _resolved(target: str) -> str:
+    if "=" not in target:
+        return target
+    from mountfd.cli.umount_beside import resolved  # noqa: PLC0415 (tags are rare)
+
+    return resolved(target)
+
+
+def _all(targets: list[str | None], arguments: Arguments, wait: float) -> int:
     statuses = [_status(target, arguments, wait) for target in targets]
     failures = [status for status in statuses if status != exits.OK]
     if failures and len(failures) < len(statuses):
@@ -84,24 +114,102 @@ def _status(target: str | None, arguments: Arguments, wait: float) -> int:
 
     name = f"mount {arguments.text('id')}" if target is None else target
     try:
-        count = _unmount(target, arguments, wait)
+        count = _act(target, arguments, wait)
     except _NotMounted:
         if arguments.on("graceful"):
             return exits.OK
         if not arguments.on("quiet"):
             say(f"{name}: not mounted")
         return exits.FAILURE
-    except Missing as error:
+    except (MountfdError, ExceptionGroup) as error:
+        return _failed(error, name, arguments)
+    if arguments.on("verbose"):
+        done = "would be unmounted" if arguments.on("fake") else "unmounted"
+        say(f"{name}: {done}" + (f", {count} mounts" if count > 1 else ""))
+    return exits.OK
+
+
+def _failed(error: MountfdError | ExceptionGroup[MountfdError], name: str, arguments: Arguments) -> int:
+    if isinstance(error, Missing):
         if arguments.on("graceful") and not error.hint:
             return exits.OK
+        if _is_tag(name):
+            error.explain(hint=f"no device has the tag {name}, and no mount's source is called so")
+    if not (isinstance(error, Busy) and arguments.on("read_only")):
         _tell(error)
         return status_of(error)
-    except (MountfdError, ExceptionGroup) as error:
-        _tell(error)
-        return status_of(error)
-    if arguments.on("verbose"):
-        say(f"{name}: unmounted" + (f", {count} mounts" if count > 1 else ""))
-    return exits.OK
+    from mountfd.cli.messages import say  # noqa: PLC0415
+    from mountfd.cli.umount_beside import why_not_read_only  # noqa: PLC0415 (only when asked)
+
+    why = why_not_read_only(error)
+    if why is None:
+        say(f"{name} is busy: it is read-only now")
+        return exits.OK
+    _tell(error)
+    _more(f"and it can't be made read-only: {why}")
+    return status_of(error)
+
+
+def _is_tag(target: str) -> bool:
+    from mountfd.cli.umount_beside import is_tag  # noqa: PLC0415 (only on the way out of an error)
+
+    return is_tag(target)
+
+
+def _act(target: str | None, arguments: Arguments, wait: float) -> int:
+    """Unmount, or pretend to; with -d free the loop devices that were mounted."""
+    if arguments.on("fake"):
+        return _pretend(target, arguments)
+    if not arguments.on("detach_loop"):
+        return _unmount(target, arguments, wait)
+    from mountfd.cli.umount_beside import free, loops_below  # noqa: PLC0415 (only when asked)
+
+    place = _where(arguments) if target is None else target
+    loops = loops_below(place, recursive=arguments.on("recursive"), stack=arguments.on("all"))
+    count = _unmount(target, arguments, wait)
+    free(loops)
+    return count
+
+
+def _pretend(target: str | None, arguments: Arguments) -> int:
+    """Give how many mounts would go. Raises what is wrong with the target."""
+    from mountfd.verbs.query import is_mount, mounts  # noqa: PLC0415 (only when asked)
+    from mountfd.verbs.unmount.target import find, refuse_own_root  # noqa: PLC0415
+
+    follow = not arguments.on("nofollow")
+    if target is None:
+        return 1 if _where(arguments) else 0
+    if not target:
+        raise InvalidSpec("TARGET is empty", part="TARGET")
+    if arguments.on("all_targets"):
+        places = len(_everywhere(target, follow=follow))
+    else:
+        missing: Missing | None = None
+        is_place = False
+        try:
+            is_place = is_mount(target, follow=follow)
+        except Missing as error:
+            missing = error
+        aim = find(target, None, follow=follow) if is_place else None
+        if aim is not None:
+            refuse_own_root(aim, aim.look())
+        if missing is None and arguments.on("recursive"):
+            places = len(mounts(under=target, fields=("id_old",)))
+        else:
+            places = 1 if is_place else len(_of_source(target)[-1:])
+        if missing is not None and not places:
+            raise missing
+    if not places:
+        raise _NotMounted
+    return places
+
+
+def _where(arguments: Arguments) -> str:
+    """Give the path of the mount with the id. Raises Gone."""
+    from mountfd.verbs.unmount.target import find  # noqa: PLC0415 (only by id)
+
+    aim = find(None, _number(arguments.text("id")), follow=False)
+    return "" if aim is None else aim.path
 
 
 def _unmount(target: str | None, arguments: Arguments, wait: float) -> int:

@@ -35,7 +35,7 @@ from mountfd.verbs.query.place import FOLLOW, HERE, NOFOLLOW, id_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from types import TracebackType
 
     from mountfd.model.options import Options
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from mountfd.model.spec import MountSpec
     from mountfd.verbs.mount.place import Place
 
-__all__ = ["act", "set_all", "staged"]
+__all__ = ["act", "finish", "set_all", "staged"]
 
 _PAGE_KEPT = 4095
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC = 1, 32, 4096, 8192, 16384
-_MS_RELATIME = 1 << 21
+_MS_PRIVATE, _MS_RELATIME = 1 << 18, 1 << 21
 _SUPERBLOCK = {"ro": 1, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25}
 _ATIME_MASK = 0x70
 _ATTR_RDONLY = 1
@@ -57,28 +57,34 @@ _TAKE_BACK = 2 | 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 _CLONE_FS = 0x200
 
 
-def act(spec: MountSpec, options: Options, place: Place, *, reuse_loop: bool) -> int:
-    """Do what a description asks for at a place; give the mount's unique id, 0 where the kernel has none."""
+def act(spec: MountSpec, options: Options, place: Place, *, reuse_loop: bool, made: list[int] | None = None) -> int:
+    """Do what a description asks for at a place; give the mount's unique id, 0 where the kernel has none.
+
+    `made` gets the numbers of loop devices that were themselves made for it.
+    """
     if options.idmap is not None:
         raise unsupported("idmapped mount", "mount(2) can't idmap: that takes mount_setattr(2), Linux 5.12")
     if options.subdir is not None:
-        raise unsupported("X-mount.subdir", "mount(2) mounts a whole filesystem: a part takes open_tree(2), Linux 5.2")
+        from mountfd.verbs.mount.subdir import act_on_subdir  # noqa: PLC0415 (rare, and it stands upon this)
+
+        return act_on_subdir(spec, options, place, reuse_loop=reuse_loop)
     if options.action == "remount" or not (options.action or spec.filesystem or spec.source):
         number = id_of(place.fd, b"", HERE)  # asked first: what is done isn't taken back for want of a number
         with _blaming(place):
             set_all(options, place.link, os.fsdecode(place.path()), with_filesystem=bool(options.action))
         return number
-    added: list[int] = []
+    added: list[int] = [] if made is None else made
     with turn_at(place.path()):
         moved = _id_of_source(spec, options) if options.action == "move" else 0
-        before = _top(place.path())
+        before = _stack(place.path())
         with _blaming(place):
             _first(spec, options, place.link, added, reuse_loop=reuse_loop)
         path = place.path()  # read again: the target may have been moved meanwhile
         try:
             mount = Mount(calls.openat(n.AT_FDCWD, path, _PATH_NOFOLLOW, 0))
         except BaseException:
-            if options.action != "move" and (not before or _top(path) != before):
+            if options.action != "move" and _top(path) not in before:
+                calls.mount(None, path, None, _MS_REC | _MS_PRIVATE, None)  # else its source's mounts go along
                 calls.umount2(path, _TAKE_BACK)
             raise
     with mount:
@@ -89,14 +95,15 @@ def act(spec: MountSpec, options: Options, place: Place, *, reuse_loop: bool) ->
             if is_ours:
                 place.check(number)
                 with _blaming(place):
-                    _then(options, b"/proc/self/fd/%d" % mount.fileno(), os.fsdecode(path))
+                    finish(options, b"/proc/self/fd/%d" % mount.fileno(), os.fsdecode(path))
         except BaseException:
             if options.action != "move":
                 take_back(mount)
             raise
     if not is_ours:  # so nothing is taken away, either
         hint = (
-            f"others mounted or unmounted there at the same time: mount {number} stands on top, and isn't the new one"
+            f"others mounted there at the same time: whether mount {number}, on top, is the new one can't be told, so "
+            "all of them stay"
         )
         raise from_errno(ESTALE, "mount", (place.name,), filename=place.name, hint=hint)
     return number
@@ -128,22 +135,35 @@ def _top(path: bytes) -> int:
         return 0
 
 
-def _is_ours(number: int, moved: int, before: int) -> bool:
-    """Say whether what is on top at the place was mounted there by us: others may mount there at the same time.
+def _stack(path: bytes) -> set[int]:
+    """Give the unique ids of what stands at a path, and of all that this stands on; nothing where there are none."""
+    return set(_down_from(_top(path), ()))
 
-    Arguments: number, of what is on top; moved, of what was moved there; before, of what was on top before.
+
+def _down_from(number: int, known: Container[int]) -> list[int]:
+    """Follow a mount down to one that is known, or as far as it can be told; give those on the way, itself first."""
+    found: list[int] = []
+    while number and number not in known and number not in found:
+        found.append(number)
+        try:
+            number = lookup(id=number, fields=("parent_id",)).parent_id or 0
+        except (Gone, KernelError):
+            break  # it went, or lies above a chroot, or a filter forbids statmount(2)
+    return found
+
+
+def _is_ours(number: int, moved: int, before: set[int]) -> bool:
+    """Say whether what is on top at the place was mounted there by us: others may mount and unmount there, too.
+
+    Arguments: number, of what is on top; moved, of what was moved there; before, what stood there before.
     """
     if not number or not before:
         return True  # without unique ids nobody can tell
     if moved:
         return number == moved
-    try:
-        parent = lookup(id=number, fields=("parent_id",)).parent_id
-    except Gone:
-        return False
-    except KernelError:
-        parent = before  # a filter forbids statmount(2): then that it is another one must do
-    return number != before and parent == before
+    # What it stands on may have gone, but not all that this stood on: so it is the only one that is new. Of several
+    # nobody can tell which.
+    return _down_from(number, before) == [number]
 
 
 def _first(spec: MountSpec, options: Options, target: bytes, added: list[int], *, reuse_loop: bool) -> None:
@@ -176,7 +196,7 @@ def _explain_bind(error: KernelError, spec: MountSpec, options: Options) -> None
         error.explain(hint=UNBINDABLE[options.action == "rbind"])
 
 
-def _then(options: Options, link: bytes, path: str) -> None:
+def finish(options: Options, link: bytes, path: str) -> None:
     """Do the steps that come after: link leads to the mount whatever comes upon it, path is where it stands."""
     late = _ATTR_RDONLY if gives_root(options) else 0  # what is read-only can be given no owner
     attrs = options.attrs & ~late

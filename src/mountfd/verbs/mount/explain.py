@@ -41,7 +41,8 @@ def explain(error: KernelError, fstype: str, source: Source, log: list[str]) -> 
     error.explain(
         log=_of_device([line for line in log if line.startswith((*_BEGINNINGS, f"{fstype}: "))], fstype, source)
     )
-    if source.path and error.errno not in (ENODEV, ENOTDIR):
+    is_of_target = error.errno in (ENODEV, ENOTDIR) or (error.errno == ENOENT and _takes_no_device(fstype))
+    if source.path and not is_of_target:
         error.filename = source.path  # mount(2)'s own is the target
     if error.errno == EPERM:
         error.explain(hint=why_no_filesystem(fstype, error.syscall) or why_not(error.syscall))
@@ -53,6 +54,15 @@ def _is_own(error: KernelError, source: Source) -> bool:
     if error.errno == ENOSYS:
         return error.syscall in ("fsconfig", "mount")
     return error.errno == ENOSPC and (error.syscall == "fsconfig" or _is_on_full_disk(source))
+
+
+def _takes_no_device(fstype: str) -> bool:
+    """Say whether a filesystem's source is but a name, as the kernel lists it."""
+    try:
+        with open("/proc/filesystems", encoding="ascii") as known:
+            return any(line.split() == ["nodev", fstype] for line in known)
+    except OSError:
+        return False
 
 
 def _drop_hint(error: KernelError) -> None:
@@ -83,7 +93,7 @@ def _hint(errno: int, fstype: str, source: Source, log: Sequence[str]) -> str | 
         return _about_reading(fstype, source, log) if source.is_readable else None
     if errno == EBUSY:
         return "the device is mounted already with other flags (`ro` and `rw` don't mix), or in use by another system"
-    if errno == ENOENT and not os.path.exists(source.path):
+    if errno == ENOENT and not os.path.exists(source.path) and not _takes_no_device(fstype):
         return f"the source {source.path!r} doesn't exist"
     if errno in _DAMAGED and source.is_readable:
         return _about_content(errno, fstype, source)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mountfd.model.param import Param
     from mountfd.model.spec import MountSpec
 
-__all__ = ["UNBINDABLE", "added_loop", "detached", "give_root", "gives_root"]
+__all__ = ["UNBINDABLE", "added_loop", "detached", "first_attributes", "give_root", "gives_root", "owner_ids"]
 
 # Why a bind is refused with EINVAL; by whether it is recursive.
 UNBINDABLE = {
@@ -63,7 +63,7 @@ def detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> 
     if options.action in ("bind", "rbind"):
         mount = _bind(spec, options)
     elif spec.filesystem == "overlay":
-        mount = assemble(_overlay(spec, options), _first(options))
+        mount = assemble(_overlay(spec, options), first_attributes(options))
     else:
         mount = _filesystem(spec, options, added, reuse_loop=reuse_loop)
     try:
@@ -102,7 +102,7 @@ def _bind(spec: MountSpec, options: Options) -> Mount:
         if options.attrs or options.clear:
             from mountfd.verbs.mount.change import set_attributes  # noqa: PLC0415 (many binds change nothing)
 
-            set_attributes(mount, _first(options), options.clear)
+            set_attributes(mount, first_attributes(options), options.clear)
     except BaseException as failure:
         if isinstance(failure, KernelError):
             failure.explain(filename=spec.source)
@@ -146,8 +146,8 @@ def _try(fstype: str, source: Source, options: Options) -> Mount:
                 from mountfd.verbs.mount.by_string import staged  # noqa: PLC0415 (for what fsconfig can't carry)
 
                 calls.remark(f"mount: a value has over {n.FSCONFIG_STRING_MAX} bytes, so {fstype} goes by mount(2)")
-                return staged(fstype, source, options, _first(options))
-            return _create(fstype, source, params, _first(options))
+                return staged(fstype, source, options, first_attributes(options))
+            return _create(fstype, source, params, first_attributes(options))
         except KernelError as error:
             if error.errno != ENOTBLK or not source.is_image or source.is_on_loop:
                 from mountfd.verbs.mount.explain import explain  # noqa: PLC0415 (only on the way out of an error)
@@ -176,24 +176,24 @@ def _with_subdir(mount: Mount, options: Options) -> Mount:
     """Give the mount again with a directory of it as its root."""
     if options.subdir is None:
         return mount
-    subdir = options.subdir
+    subdir, recursive = options.subdir, options.action == "rbind"
     if has(Feature.CLONE_DETACHED):
-        narrow = _narrowed(mount, subdir)
+        narrow = _narrowed(mount, subdir, recursive=recursive)
     else:
         from mountfd.verbs.enter import in_private_namespace  # noqa: PLC0415 (only on kernels before 6.15)
 
         def act() -> Mount:
             mount.attach("/")
-            return _narrowed(mount, subdir)
+            return _narrowed(mount, subdir, recursive=recursive)
 
         narrow = in_private_namespace(act)
     mount.close()
     return narrow
 
 
-def _narrowed(mount: Mount, subdir: str) -> Mount:
+def _narrowed(mount: Mount, subdir: str, *, recursive: bool) -> Mount:
     with Root(os.dup(mount.fileno())) as root, root.resolve(subdir) as found:
-        return Mount.clone_fd(found.fileno())
+        return Mount.clone_fd(found.fileno(), recursive=recursive)
 
 
 def _finish(mount: Mount, options: Options, *, is_overlay: bool) -> None:
@@ -217,16 +217,17 @@ def gives_root(options: Options) -> bool:
     return options.owner is not None or options.group is not None or options.mode is not None
 
 
-def _first(options: Options) -> int:
+def first_attributes(options: Options) -> int:
     """Give the attributes that a mount has from the beginning."""
     return options.attrs & ~_RDONLY if gives_root(options) else options.attrs
 
 
 def give_root(path: str, options: Options) -> None:
     """Give a mount's root the owner, group and mode that the options want."""
+    uid, gid = owner_ids(options)
     try:
-        if options.owner is not None or options.group is not None:
-            os.chown(path, _uid(options.owner), _gid(options.group))
+        if (uid, gid) != (_KEPT, _KEPT):
+            os.chown(path, uid, gid)
         if options.mode is not None:
             os.chmod(path, options.mode)
     except OSError as error:
@@ -234,6 +235,11 @@ def give_root(path: str, options: Options) -> None:
         if error.errno == EROFS:
             hint += ": the filesystem itself, or the bind's source, is read-only (`ro=vfs` makes the mount alone so)"
         raise from_errno(error.errno or EIO, "chown", (options.owner, options.group, options.mode), hint=hint) from None
+
+
+def owner_ids(options: Options) -> tuple[int, int]:
+    """Give the ids of the user and group for a new mount's root, -1 for what stays. Raises InvalidSpec for no name."""
+    return _uid(options.owner), _gid(options.group)
 
 
 def _idmap(mount: Mount, idmap: IdMap | str, *, recursive: bool) -> None:

@@ -104,7 +104,8 @@ def _position(row: MountInfo, parent: MountInfo) -> str | None:
     """Give where within a filesystem a mount stands; None where no path tells."""
     if row.point is None or parent.point is None or parent.root is None:
         return None
-    return os.path.normpath(f"{parent.root}/{os.path.relpath(row.point, parent.point)}")
+    # Joined without a second slash: normpath would keep two at the beginning, and "//a" is not "/a".
+    return os.path.normpath(os.path.join(parent.root, os.path.relpath(row.point, parent.point)))
 
 
 def _cut(row: MountInfo, ours: dict[int, MountInfo]) -> None:

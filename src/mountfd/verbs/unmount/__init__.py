@@ -14,7 +14,7 @@ Nothing is deleted, and the table isn't read before an unmount for what the call
 
 from __future__ import annotations
 
-from mountfd.errors import KernelError, Missing
+from mountfd.errors import Gone, KernelError, Missing
 from mountfd.verbs.unmount.explain import hidden_there
 from mountfd.verbs.unmount.one import deadline_of, take
 from mountfd.verbs.unmount.target import Aim, find
@@ -53,8 +53,9 @@ def unmount(  # noqa: PLR0913 (what, and how far)
     its filesystem read-only. When a part of a tree stays, the rest is gone all the same: each that failed is told,
     several as an ExceptionGroup, and those that stand above it are left alone.
     Raises: Busy, with .holders, after the wait; Missing, also for a mount that others hide, which .hint names; Gone
-    when the id isn't on top there (any more); Denied, also for a mount that is locked because it came from a more
-    privileged mount namespace; InvalidSpec; NotSupported for id before Linux 6.8.
+    when the id isn't on top there (any more), or what was waited for went and uncovered another; Denied, also for a
+    mount that is locked because it came from a more privileged mount namespace; InvalidSpec; NotSupported for id before
+    Linux 6.8.
     Call: umount2(2); statmount(2) and listmount(2), Linux 6.8, before that the mount table for what is recursive.
     """
     deadline, flags = deadline_of(wait), _flags(lazy=lazy, force=force)
@@ -93,7 +94,15 @@ def unmount_all(
         return 0
     count, aim = 0, find(target, None, follow=follow)
     try:
-        while aim is not None and (taken := take(aim, flags, deadline)):
+        while aim is not None:
+            try:
+                taken = take(aim, flags, deadline)
+            except Gone:
+                if aim.number:
+                    raise
+                continue  # somebody else took the one that was waited for; what it covered is meant, too
+            if not taken:
+                break
             count += taken
             aim = Aim(aim.raw, follow=aim.follow)
     except Missing as error:

@@ -6,7 +6,7 @@ from errno import EBUSY, EINVAL, ENOENT, EPERM
 from time import monotonic, sleep
 
 from mountfd.abi import calls
-from mountfd.errors import Busy, InvalidSpec, KernelError
+from mountfd.errors import Busy, Gone, InvalidSpec, KernelError
 from mountfd.verbs.query.asking import stands
 from mountfd.verbs.unmount.target import refuse_own_root
 
@@ -34,7 +34,8 @@ def deadline_of(wait: float) -> float:
 def take(aim: Aim, flags: int, deadline: float) -> int:
     """Take away the mount on top at a path, or the one with the aim's id; give 0 where there is no mount.
 
-    Raises: Busy with its holders, after the deadline; Gone when the mount with the id isn't on top there.
+    Raises: Busy with its holders, after the deadline; Gone when the mount with the id, or the one that was waited for,
+    isn't on top there, and another is.
     """
     if aim.number:
         from mountfd.verbs.unmount.exact import take_exactly  # noqa: PLC0415 (only by id)
@@ -65,31 +66,47 @@ def patiently(aim: Aim, deadline: float, act: Callable[[], int]) -> int:
 
 
 class _Attempt:
-    """What is on top at a path, tried to unmount; when tried again, only the mount that was there first."""
+    """What is on top at a path, tried to unmount; when tried again, only the mount that was found busy."""
 
-    __slots__ = ("_aim", "_first", "_flags")
+    __slots__ = ("_aim", "_busy", "_flags", "_last")
 
     def __init__(self, aim: Aim, flags: int) -> None:
         """Keep what to do."""
         self._aim, self._flags = aim, flags
-        self._first: Seen | None = None
+        self._busy: Seen | None = None
+        self._last = 0  # the one that was busy at the last try
 
     def __call__(self) -> int:
-        """Try it once; give 0 where there is no mount, or the one that was there has gone."""
-        aim, seen = self._aim, self._aim.look()
-        first, self._first = self._first, self._first or seen
-        if not seen.is_root:
-            if not aim.follow:
-                from mountfd.verbs.unmount.explain import refuse_symlink  # noqa: PLC0415 (rare)
+        """Try it once; give 0 where there is no mount. Raises Gone where there is another than the one waited for."""
+        aim = self._aim
+        while True:
+            seen = aim.look()
+            if not seen.is_root:
+                if not aim.follow:
+                    from mountfd.verbs.unmount.explain import refuse_symlink  # noqa: PLC0415 (rare)
 
-                refuse_symlink(aim)
-            return 0
-        if first is not None and first.number != seen.number:
-            return 0  # somebody else was faster: what it covered isn't meant
-        refuse_own_root(aim, seen)
-        if first is None and not self._flags & _LAZY_OR_FORCE and seen.unique and _left_to_fusermount(seen.unique):
+                    refuse_symlink(aim)
+                return 0
+            if self._busy is not None and self._busy.number != seen.number:
+                words = "the mount that was busy there has gone meanwhile; the one that it covered stays"
+                raise Gone(f"{aim.path!r}: {words}")
+            refuse_own_root(aim, seen)
+            if self._take(seen):
+                return 1
+            # It went between the two calls: what is on top by now is what is meant.
+
+    def _take(self, seen: Seen) -> int:
+        is_first = self._busy is None and not self._flags & _LAZY_OR_FORCE
+        if is_first and seen.unique and _left_to_fusermount(seen.unique):
             return 1
-        return call(aim, seen, self._flags)
+        try:
+            return call(self._aim, seen, self._flags)
+        except KernelError as error:
+            if error.errno == EBUSY:
+                # Not at the first time: somebody may have mounted upon it for a moment.
+                self._busy = self._busy or (seen if seen.number == self._last else None)
+                self._last = seen.number
+            raise
 
 
 def call(aim: Aim, seen: Seen, flags: int) -> int:

@@ -126,7 +126,10 @@ class _Sweep:
             why = "no path leads to it from this process's root"
             raise from_errno(ENOENT, "umount2", (), hint=f"mount {_key(row)} is out of reach: {why}")
         if not number:
-            return take(Aim(raw), self._flags, self._deadline)
+            try:
+                return take(Aim(raw), self._flags, self._deadline)
+            except Gone:
+                return 0  # somebody else took it, and what it covered has a row of its own
         count, aim = 0, Aim(raw, number)
         while stands(number):  # what came on top of it is below the target, too
             count += patiently(aim, self._deadline, lambda: self._attempt(aim))
