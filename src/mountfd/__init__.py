@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mountfd.verbs.assemble import assemble
     from mountfd.verbs.handing import lock_mount, receive_mount, send_mount
     from mountfd.verbs.holders import holders
-    from mountfd.verbs.mount import mount, mount_all
+    from mountfd.verbs.mount import detached, mount, mount_all
     from mountfd.verbs.namespaces import MountNamespace
     from mountfd.verbs.query import is_mount, lookup, mounts
     from mountfd.verbs.replace import Previous, replace
@@ -93,6 +93,7 @@ __all__ = [
     "advertise",
     "advertised",
     "assemble",
+    "detached",
     "features",
     "has",
     "holders",
@@ -139,7 +140,7 @@ _HOMES = {
     "mountfd.verbs.assemble": "assemble",
     "mountfd.verbs.handing": "lock_mount receive_mount send_mount",
     "mountfd.verbs.holders": "holders",
-    "mountfd.verbs.mount": "mount mount_all",
+    "mountfd.verbs.mount": "detached mount mount_all",
     "mountfd.verbs.namespaces": "MountNamespace",
     "mountfd.verbs.query": "is_mount lookup mounts",
     "mountfd.verbs.replace": "Previous replace",

@@ -15,6 +15,7 @@ from tests.support import guard
 from tests.support.images import image_file
 from tests.support.inject import Watch, killing, watching
 from tests.support.layers import fill, layers
+from tests.support.need import need
 from tests.support.specs import clear, count, owner_of, vfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
@@ -68,4 +69,50 @@ def test_a_mount_is_whole_or_not_there(place: Path, name: str) -> None:
             clear(place)
         assert stock() == before, seen.names[number - 1]
     assert whole < len(seen.names) / 2
+    assert any(not any(f" -> {place}/" in line for line in guard._loop_devices()) for _ in guard.patiently())
+
+
+def lists(place: Path) -> dict[str, list[MountSpec]]:
+    one, two = layers(place, 2)
+    for name in ("data", "etc"):
+        fill(one / name)
+    overlay = f"lowerdir={one}:{two}"
+    image = image_file("ext4", place)
+    return {
+        "overlay, loop, bind": [
+            MountSpec("overlay", "o", options=[overlay]),
+            MountSpec("ext4", image, "data", ["loop"]),
+            MountSpec("bind", two, "etc", ["ro"]),
+        ],
+        "loop, overlay, bind": [
+            MountSpec("ext4", image, options=["loop"]),
+            MountSpec("overlay", "o", "o", ["X-mount.mkdir", overlay]),
+            MountSpec("bind", two, "o/etc", ["ro"]),
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", ["overlay, loop, bind", "loop, overlay, bind"])
+def test_a_list_is_whole_or_not_there(place: Path, name: str) -> None:
+    need(mountfd.has(mountfd.Feature.MOUNT_INSIDE_DETACHED), "mounts inside detached mounts (Linux 6.15)")
+    specs, point = lists(place)[name], place / "t"
+    mountfd.mount_all(specs, point)
+    clear(place)
+    with watching(Watch()) as seen:
+        mountfd.mount_all(specs, point)
+    clear(place)
+    before, found = stock(), set()
+    for number in range(1, len(seen.names) + 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                with watching(killing(number)):
+                    mountfd.mount_all(specs, point)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, seen.names[number - 1]
+        found.add(count(point))
+        clear(place)
+        assert stock() == before, seen.names[number - 1]
+    assert found <= {0, 3}
     assert any(not any(f" -> {place}/" in line for line in guard._loop_devices()) for _ in guard.patiently())

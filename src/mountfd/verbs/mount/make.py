@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mountfd.model.param import Param
     from mountfd.model.spec import MountSpec
 
-__all__ = ["UNBINDABLE", "added_loop", "detached", "first_attributes", "give_root", "gives_root", "owner_ids"]
+__all__ = ["UNBINDABLE", "added_loop", "first_attributes", "give_root", "gives_root", "make_detached", "owner_ids"]
 
 # Why a bind is refused with EINVAL; by whether it is recursive.
 UNBINDABLE = {
@@ -53,7 +53,7 @@ _ID_DIGITS = 10
 _CLONE_NEWUSER = 0x10000000
 
 
-def detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> Mount:
+def make_detached(spec: MountSpec, options: Options, *, reuse_loop: bool = False) -> Mount:
     """Make what a description asks for as a detached mount.
 
     Arguments: spec; options, of it, understood; reuse_loop, whether a loop device that has the image already is taken.

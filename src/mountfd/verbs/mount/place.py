@@ -70,13 +70,14 @@ class Directories:
 class Place:
     """The target of one mount, held by a descriptor.
 
-    Arguments: target; below, a path within it, which can't lead out of it (""; for the target itself); options.
+    Arguments: target; below, a path within it, which can't lead out of it (""; for the target itself); options; shown,
+    how errors name the target.
     Directories that `X-mount.mkdir` wants are made; `made` can remove them again.
     """
 
-    def __init__(self, target: StrPath, below: str, options: Options) -> None:
+    def __init__(self, target: StrPath, below: str, options: Options, *, shown: StrPath | None = None) -> None:
         """Find the place."""
-        self.name = os.fsdecode(target) + (f"/{below}" if below else "")
+        self.name = os.fsdecode(target if shown is None else shown) + (f"/{below}" if below else "")
         self._below = below
         self._root: Root | None = None
         self.made = Directories()

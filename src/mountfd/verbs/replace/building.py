@@ -64,9 +64,9 @@ def copy(mount: Mount) -> Mount:
 
 
 def _specified(spec: MountSpec) -> Mount:
-    from mountfd.verbs.mount.make import detached  # noqa: PLC0415 (one kind is made, not all)
+    from mountfd.verbs.mount.make import make_detached  # noqa: PLC0415 (one kind is made, not all)
 
     options = spec.understood()
     if options.action in ("remount", "move") or not (spec.filesystem or spec.source) or spec.target:
         raise InvalidSpec(f"{spec!r} describes no new mount of its own", part="new")
-    return detached(spec, options)
+    return make_detached(spec, options)

@@ -17,7 +17,7 @@ from mountfd.model.param import Flag, String
 from mountfd.model.spec import MountSpec
 from mountfd.verbs.assemble import assemble
 from mountfd.verbs.mount.helper import is_for_helper
-from mountfd.verbs.mount.make import detached
+from mountfd.verbs.mount.make import make_detached
 from mountfd.verbs.mount.parting import make_private
 from mountfd.verbs.mount.place import Place
 
@@ -103,7 +103,7 @@ def _fill(top: Mount, specs: list[MountSpec]) -> None:
 def _apart(spec: MountSpec) -> Mount:
     """Make a detached mount that is no peer of its source: what is mounted in a peer is seen there, too."""
     options = spec.understood()
-    mount = detached(spec, options)
+    mount = make_detached(spec, options)
     try:
         if options.action:
             make_private(mount.fileno(), recursive=True)
