@@ -373,3 +373,14 @@ def test_a_source_and_a_directory_that_are_called_like_a_tag(scratch: Path) -> N
     done = mountfd("umount", "LABEL=x", cwd=scratch)
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_mount(scratch / "LABEL=x")
+
+
+def test_a_mount_that_another_hides_is_named_where_a_directory_stands_in_its_place(scratch: Path) -> None:
+    over = tmpfs(scratch / "over")
+    tmpfs(over / "below")
+    cover = tmpfs(over)
+    (cover / "below").mkdir()
+    status, said = umounted(over / "below")
+    assert status == 32
+    assert f"{over}/below: not mounted; a mount stands there, hidden by the tmpfs on '{over}'" in said[0]
+    assert umounted("-R", over)[0] == 0

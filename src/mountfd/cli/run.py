@@ -27,7 +27,7 @@ SPEC = Spec(
         Option("--layer", "a directory of the root filesystem, topmost first", metavar="DIR", many=True),
         Option("--upper", "keep changes in this directory", metavar="DIR"),
         Option("--work", "an empty directory on the filesystem of --upper", metavar="DIR"),
-        Option("--idmap", f"ids inside to ids outside, or none for no user namespace [{DEFAULT_IDMAP}]", metavar="MAP"),
+        Option("--idmap", f"ids inside:outside:count, or none for no user namespace [{DEFAULT_IDMAP}]", metavar="MAP"),
         Option("--bind", "show a directory or file of the host inside", metavar="SRC[:DST[:ro]]", many=True),
         Option("--tmpfs", "a fresh tmpfs at DST", metavar="DST", many=True),
         Option("--net", "the host's network, or none but a loopback [host]", metavar="host|none"),

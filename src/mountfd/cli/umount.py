@@ -119,7 +119,10 @@ def _status(target: str | None, arguments: Arguments, wait: float) -> int:
         if arguments.on("graceful"):
             return exits.OK
         if not arguments.on("quiet"):
-            say(f"{name}: not mounted")
+            from mountfd.verbs.unmount.explain import hidden_there  # noqa: PLC0415 (only on the way out of an error)
+
+            hint = None if target is None else hidden_there(target, below=False)
+            say(f"{name}: not mounted" + (f"; {hint}" if hint else ""))
         return exits.FAILURE
     except (MountfdError, ExceptionGroup) as error:
         return _failed(error, name, arguments)

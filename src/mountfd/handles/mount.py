@@ -43,6 +43,8 @@ class Mount(OwnedFd):
 
     A detached one can be reached through this handle alone and dies with its last descriptor, also on SIGKILL.
     An attached one stays when the handle is closed; while it is open it keeps the mount busy.
+    The descriptor is one of O_PATH: files are opened below it (`dir_fd=mount.fileno()`), and to list its root, open "."
+    there.
 
     `idmapped` is what was given to this handle's `idmap`, or None.
     """

@@ -175,6 +175,9 @@ class MountNamespace(mountns.MountNamespace):
         Arguments: mount, made in any namespace; target, resolved inside; a final symlink is not followed.
         Raises: what Mount.attach raises. Calls: setns(2) on a thread, move_mount(2).
         """
+        if not isinstance(mount, Mount):
+            raise InvalidSpec(f"what is attached is a Mount, not {mount!r}", part="mount")
+        encode(target, "target")
         self._within(lambda: mount.attach(target))
 
     def keep(self, path: StrPath) -> None:
