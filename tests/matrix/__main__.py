@@ -56,11 +56,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _progress() -> Callable[[Report], None]:
-    """Make a function that keeps one line on a terminal up to date, and elsewhere writes one now and then."""
+    """Make a function that keeps a line on a terminal up to date, elsewhere writes one now and then; names failures."""
     every, next_at = (1, 1) if sys.stderr.isatty() else (100, 100)
+    named: set[str] = set()
 
     def show(told: Report) -> None:
         nonlocal next_at
+        for result in told.of("failed"):
+            if result.test not in named:
+                named.add(result.test)
+                sys.stderr.write(f"\r{result.test} failed\n")
         if told.collected and len(told.tests) >= next_at:
             next_at = len(told.tests) + every
             line = f"  {told.seconds:5.0f} s  {len(told.tests)}/{told.collected}  {len(told.of('failed'))} failed"

@@ -111,14 +111,15 @@ def boot(
         initrd.write_bytes(archive(kernel, json.dumps({"tests": list(tests)})))
         console.touch()
         facts.touch()
-        process = subprocess.Popen(
-            _command(kernel, image, initrd, console, facts),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(place)},  # for what the guest writes to its disk
+        process = stack.enter_context(
+            subprocess.Popen(
+                _command(kernel, image, initrd, console, facts),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"TMPDIR": str(place)},  # for what the guest writes to its disk
+            )
         )
-        stack.callback(process.communicate)
         stack.callback(process.kill)
         lines = _Lines(facts)
         quiet_since = begun
