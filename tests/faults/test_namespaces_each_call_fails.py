@@ -18,6 +18,7 @@ from tests.support.inject import Watch, failing, watching
 from tests.support.layers import SHIFTED
 from tests.support.mounting import umount
 from tests.support.namespaces import ROUTES, bare_root, forced, points
+from tests.support.need import need
 
 Act = Callable[[], None]
 ERRNOS = pytest.mark.parametrize("errno", [ENOMEM, EPERM, EINVAL, EBUSY, EINTR, EMFILE], ids=errorcode.get)
@@ -115,6 +116,7 @@ def test_crossed(scratch: Path, errno: int) -> None:
 @pytest.mark.parametrize("name", ["openat", "setns", "unshare", "open_tree"])
 def test_each_of_the_childs_calls(scratch: Path, name: str, errno: int) -> None:
     """What fails in the child alone is raised here, in words, with its number and its name."""
+    need(mountfd.has(mountfd.Feature.CLONE_DETACHED), "clones of detached mounts (Linux 6.15)")
     parent = os.getpid()
 
     def decide(_count: int, called: str, _arguments: tuple[object, ...]) -> int:

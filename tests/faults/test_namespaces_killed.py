@@ -19,6 +19,7 @@ from tests.faults.test_killed import no_process_lives_on, orphanage
 from tests.support.inject import Watch, killing, watching
 from tests.support.layers import SHIFTED
 from tests.support.namespaces import ROUTES, bare_root, forced
+from tests.support.need import need
 from tests.support.program import eventually
 
 __all__ = ["orphanage"]
@@ -86,6 +87,7 @@ def test_while_one_is_made_for_another_user_namespace(scratch: Path, orphanage: 
 @pytest.mark.usefixtures("real_root")
 @pytest.mark.parametrize("name", ["openat", "setns", "unshare", "open_tree"])
 def test_the_child_that_crosses_is_killed(scratch: Path, name: str) -> None:
+    need(mountfd.has(mountfd.Feature.CLONE_DETACHED), "clones of detached mounts (Linux 6.15)")
     parent = os.getpid()
 
     def decide(_count: int, called: str, _arguments: tuple[object, ...]) -> int:

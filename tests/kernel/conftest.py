@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mountfd import Feature, has
+from mountfd import has
+from tests.support.layers import ASSEMBLE
 from tests.support.need import need, need_real_root
 
-ROUTES = ("descriptor", "path", "string")
-_NEEDS = {"descriptor": Feature.OVERLAY_LAYER_DETACHED, "path": Feature.OVERLAY_LAYER_APPEND, "string": Feature.OVERLAY}
 
-
-@pytest.fixture(params=ROUTES)
+@pytest.fixture(params=ASSEMBLE)
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Force one route of assemble after the other, as far as the kernel has it."""
     name: str = request.param
-    feature = _NEEDS[name]
+    feature = ASSEMBLE[name]
     need(has(feature), f"{feature.name} (Linux {feature.since})")
     monkeypatch.setenv("MOUNTFD_ROUTE", f"assemble:{name}")
     return name

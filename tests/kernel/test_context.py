@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mountfd import Attr, Busy, FsContext, InvalidSpec, KernelError, Mount, param
+from mountfd import Attr, Busy, Feature, FsContext, InvalidSpec, KernelError, Mount, has, param
 from mountfd.lowlevel import calls
 from tests.support import private
 from tests.support.layers import attached, fill, inside, line_of
+from tests.support.need import need
 
 
 def test_parameters_reach_the_filesystem(scratch: Path) -> None:
@@ -59,6 +60,7 @@ def test_string_of_255_bytes_is_the_longest(length: int) -> None:
 
 
 def test_one_context_gives_one_mount() -> None:
+    need(has(Feature.CLONE_DETACHED), "clones of detached mounts (Linux 6.15)")
     with FsContext.open("tmpfs") as context, context.create().mount() as mount:
         with pytest.raises(Busy):
             context.mount()
@@ -117,6 +119,7 @@ def test_log_is_read_in_order_and_once() -> None:
 
 
 def test_parameter_by_descriptor(scratch: Path) -> None:
+    need(has(Feature.OVERLAY_LAYER_DETACHED), "overlay layers given as descriptors (Linux 6.15)")
     fill(scratch / "a", {"a": ""})
     fill(scratch / "b", {"b": ""})
     fds = [os.open(scratch / name, os.O_PATH) for name in "ab"]

@@ -16,7 +16,7 @@ from mountfd.model.info import FIELDS
 from tests.support.forest import Forest
 from tests.support.images import SMALLEST, Kind, filesystem
 from tests.support.mounting import MS_SHARED, MS_SLAVE, bind, change, tmpfs
-from tests.support.need import need_real_root
+from tests.support.need import need, need_real_root
 from tests.support.others import in_child
 
 ONLY_STATMOUNT = {"id", "parent_id", "ns_id", "uid_map", "gid_map"}
@@ -196,6 +196,7 @@ def test_of_a_root_that_was_deleted(scratch: Path, monkeypatch: pytest.MonkeyPat
 
 def test_of_an_idmap_only_statmount_tells(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_real_root()
+    need(mountfd.lookup("/").uid_map is not None, "idmaps told by statmount(2) (Linux 6.15)")
     point = scratch / "point"
     point.mkdir()
     with Mount.clone(scratch) as mount:

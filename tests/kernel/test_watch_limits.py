@@ -214,6 +214,7 @@ def test_a_limit_of_watches_is_no_reason_to_poll() -> None:
 
 
 def test_a_forced_route_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    need(mountfd.has(mountfd.Feature.FANOTIFY_MOUNTS), "FAN_REPORT_MNT (Linux 6.15)")
     monkeypatch.setenv("MOUNTFD_ROUTE", "watch:fanotify")
     with injecting(lacking("fanotify_mark", errno=errno.EPERM)), pytest.raises(Denied) as caught:
         mountfd.watch()

@@ -8,10 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mountfd import IdMap, Mount, Overlay, assemble
+from mountfd import Feature, IdMap, Mount, Overlay, assemble
 from tests.support import private
 from tests.support.images import Kind, filesystem
 
+# The ways to assemble, and what each needs.
+ASSEMBLE = {
+    "descriptor": Feature.OVERLAY_LAYER_DETACHED,
+    "path": Feature.OVERLAY_LAYER_APPEND,
+    "string": Feature.OVERLAY,
+}
 # On disk 0 is seen as 100000.
 SHIFTED = IdMap.parse("0:100000:65536")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import select
+from errno import ENOENT
 import threading
 
 from mountfd.abi import calls
@@ -21,8 +22,11 @@ from mountfd.abi import numbers as n
 from mountfd.errors import KernelError, NotSupported
 from mountfd.handles.fd import OwnedFd
 from mountfd.model.event import Ledger
+from mountfd.model.info import FIELDS
 from mountfd.model.mountinfo import parse
-from mountfd.verbs.watch.asking import CANNOT, everything
+from mountfd.verbs.query.asking import list_below
+from mountfd.verbs.query.listing import ask_each
+from mountfd.verbs.watch.asking import CANNOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +102,7 @@ class PollingSource:
     # --- listings --------------------------------------------------------------------------------------------------
     def _first(self) -> list[MountInfo]:
         try:
-            return everything(self._ns_id)
+            return self._asked()
         except KernelError as error:
             if error.errno not in CANNOT:
                 raise
@@ -107,7 +111,7 @@ class PollingSource:
 
     def _listing(self) -> list[MountInfo]:
         if self._ns_id >= 0:
-            return everything(self._ns_id)
+            return self._asked()
         # Before Linux 6.8 a table that is read while others mount can leave a mount out.
         data = self._read()
         for _ in range(_STABLE_TRIES):
@@ -116,6 +120,15 @@ class PollingSource:
                 break
             data = again
         return parse(data)
+
+    def _asked(self) -> list[MountInfo]:
+        try:
+            numbers = list_below(n.LSMT_ROOT, ns_id=self._ns_id)
+        except KernelError as error:
+            if error.errno != ENOENT:
+                raise
+            return []  # the namespace has ended
+        return ask_each(numbers, FIELDS, ns_id=self._ns_id, read=self._read)
 
     def _read(self) -> bytes:
         fd, parts = self._table.fileno(), []
