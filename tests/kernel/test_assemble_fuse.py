@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from mountfd import Attr, Busy, KernelError, Layer, Mount, NotSupported, Overlay, assemble, param, trace
+from mountfd import Attr, Busy, KernelError, Layer, Mount, NotSupported, Overlay, assemble, has, param, trace
 from mountfd.lowlevel import calls
 from mountfd.verbs.assemble import route
 from mountfd.verbs.routes import forget
 from tests.support import private
 from tests.support.inject import Watch, watching
-from tests.support.layers import SHIFTED, attached, content, fill, inside, layers, line_of, pair, table
+from tests.support.layers import ASSEMBLE, SHIFTED, attached, content, fill, inside, layers, line_of, pair, table
 from tests.support.need import need, need_command, need_real_root
 from tests.support.others import NOBODY, in_child
 from tests.support.program import eventually
@@ -145,10 +145,11 @@ def test_upper_layer_that_a_volatile_overlay_left_is_refused(scratch: Path) -> N
     assert "volatile" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("kernels", ["descriptor", "path", "string"])
+@pytest.mark.parametrize("kernels", ASSEMBLE)
 def test_an_upper_layer_of_this_route_is_none_for_the_kernel_which_would_show_what_was_deleted(
     scratch: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need(has(ASSEMBLE[kernels]), f"the route {kernels}")
     lower, (upper, work) = fill(scratch / "lower", {"gone/secret": "s", "kept": "k"}), pair(scratch)
     overlay = Overlay([lower], upper, work)
     for round_ in ("first", "again"):  # each start of the program empties the place where the mark is
@@ -175,7 +176,7 @@ def refusal_of(overlay: Overlay) -> KernelError:
 def test_an_upper_layer_of_the_kernels_is_taken_over(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = Overlay([fill(scratch / "lower", {"gone/secret": "s", "kept": "k"})], *pair(scratch))
     with monkeypatch.context() as patch:
-        patch.setenv("MOUNTFD_ROUTE", "assemble:descriptor")
+        patch.setenv("MOUNTFD_ROUTE", "assemble:string")
         with assemble(overlay) as mount:
             (inside(mount) / "kept").unlink()
             (inside(mount) / "gone/secret").unlink()
