@@ -27,8 +27,10 @@ def in_child(act: Callable[[], T], user: int | None = None) -> T:
             answer = pickle.dumps((True, act()))
         except BaseException as error:  # noqa: BLE001 (handed to the parent, whatever it is)
             answer = pickle.dumps((False, error))
-        os.write(writing, answer)
-        os._exit(0)
+        try:
+            os.write(writing, answer)
+        finally:
+            os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()

@@ -11,7 +11,7 @@ from errno import EPIPE
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import KernelError
-from mountfd.handles.fd import OwnedFd
+from mountfd.handles.kept import KeptFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _RECORD = 8192
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Open logs that nobody reads now. Each is taken by one reader at a time: the place in the log belongs to the open file.
-_idle: list[OwnedFd] = []
+_idle: list[KeptFd] = []
 
 
 class KernelLog:
@@ -75,18 +75,28 @@ class KernelLog:
         self.close()
 
 
+def _idle_one() -> KeptFd | None:
+    while True:
+        try:
+            held = _idle.pop()
+        except IndexError:
+            return None
+        if held.is_there():
+            return held
+        held.close()
+
+
 def drop_idle() -> None:
     """Close the logs that are kept open."""
     while _idle:
         _idle.pop().close()
 
 
-def _take() -> OwnedFd | None:
-    try:
-        held = _idle.pop()
-    except IndexError:
+def _take() -> KeptFd | None:
+    held = _idle_one()
+    if held is None:
         try:
-            held = OwnedFd(calls.openat(n.AT_FDCWD, b"/dev/kmsg", _FLAGS, 0))
+            held = KeptFd(calls.openat(n.AT_FDCWD, b"/dev/kmsg", _FLAGS, 0))
         except KernelError:
             return None  # not for this user; whoever wanted to read must do without
     try:

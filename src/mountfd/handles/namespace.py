@@ -18,6 +18,7 @@ from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.errors import Denied, KernelError, LimitReached, Missing
 from mountfd.handles.fd import OwnedFd
+from mountfd.handles.kept import KeptFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,14 +221,10 @@ def _spawn_outside_of_chroot(name: str, argument: int) -> tuple[int, int, object
     return made.pop()
 
 
-class _Kept(UserNamespace):
-    """A cached namespace: closed with its last user, however the cache let go of it."""
+class _Kept(KeptFd, UserNamespace):
+    """A cached namespace."""
 
     __slots__ = ()
-
-    def __del__(self) -> None:
-        """Close without a word: the cache is its owner, and dropping it is the cache's way to close."""
-        self.close()
 
 
 _shared: dict[IdMap, _Kept] = {}
@@ -239,6 +236,9 @@ def shared_user_namespace(idmap: IdMap) -> UserNamespace:
     The result belongs to the cache: hold a reference while using it, and don't close it.
     """
     kept = _shared.get(idmap)
+    if kept is not None and not kept.is_there():
+        _shared.pop(idmap, None)
+        kept = None
     if kept is None:
         try:
             made = _Kept.new(idmap)

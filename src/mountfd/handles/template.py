@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from mountfd.errors import from_errno
-from mountfd.handles.fd import OwnedFd
+from mountfd.handles.kept import KeptFd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,20 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["drop_templates", "shared_template"]
 
 
-class _Template(OwnedFd):
-    """A kept namespace: closed with its last user, however the cache let go of it."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        """Close without a word: the cache is its owner, and dropping it is the cache's way to close."""
-        self.close()
+_kept: dict[int, KeptFd] = {}
 
 
-_kept: dict[int, _Template] = {}
-
-
-def shared_template(make: Callable[[], int]) -> OwnedFd:
+def shared_template(make: Callable[[], int]) -> KeptFd:
     """Give the kept namespace of this process's user namespace, made on first use.
 
     The result belongs to the cache: hold a reference while using it, and don't close it.
@@ -39,8 +29,11 @@ def shared_template(make: Callable[[], int]) -> OwnedFd:
         hint = "/proc isn't mounted here; namespaces are found through it"
         raise from_errno(error.errno or 0, "stat", (), filename="/proc/self/ns/user", hint=hint) from None
     kept = _kept.get(key)
+    if kept is not None and not kept.is_there():
+        _kept.pop(key, None)
+        kept = None
     if kept is None:
-        kept = _kept.setdefault(key, _Template(make()))
+        kept = _kept.setdefault(key, KeptFd(make()))
     return kept
 
 
