@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mountfd.verbs.mount import detached, mount, mount_all
     from mountfd.verbs.namespaces import MountNamespace
     from mountfd.verbs.query import is_mount, lookup, mounts
-    from mountfd.verbs.replace import Previous, replace
+    from mountfd.verbs.replace import PartlyReplaced, Previous, replace
     from mountfd.verbs.run import run
     from mountfd.verbs.temporary import Finding, sweep, temporary, temporary_path
     from mountfd.verbs.unmount import unmount, unmount_all
@@ -86,6 +86,7 @@ __all__ = [
     "NotDirectory",
     "NotSupported",
     "Overlay",
+    "PartlyReplaced",
     "Previous",
     "Propagation",
     "Root",
@@ -143,7 +144,7 @@ _HOMES = {
     "mountfd.verbs.mount": "detached mount mount_all",
     "mountfd.verbs.namespaces": "MountNamespace",
     "mountfd.verbs.query": "is_mount lookup mounts",
-    "mountfd.verbs.replace": "Previous replace",
+    "mountfd.verbs.replace": "PartlyReplaced Previous replace",
     "mountfd.verbs.run": "run",
     "mountfd.verbs.temporary": "Finding sweep temporary temporary_path",
     "mountfd.verbs.unmount": "unmount unmount_all",

@@ -178,11 +178,55 @@ def mountfd_has_ids() -> bool:
 def test_all_namespaces_are_named_by_a_process_in_each_and_shown_once(place: Path) -> None:
     need_real_root()
     with neighbours("slave") as (pid,):
-        twice = listed("--namespace", "all", "--namespace", str(pid), "--namespace", "self")["namespaces"]
-        names = [name for frame in twice for name in frame["names"]]
+        names, _ = partly("--namespace", str(pid), "--namespace", "self")
     assert names.count("this namespace") == 1
     assert names.count(f"pid {pid} sleep") == 1
     assert len(set(names)) == len(names)
+
+
+def test_in_a_pid_namespace_all_are_those_of_the_processes_there() -> None:
+    need_real_root()
+    names, said = partly(before=("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    assert names == ["this namespace"]
+    assert said == (
+        "mountfd: mount namespaces can't be listed here: shown are those of processes that may be looked into\n"
+    )
+
+
+def partly(*words: str, before: tuple[str, ...] = ()) -> tuple[list[str], str]:
+    """Ask for all namespaces, also from where they can't be listed; give the names of those shown, and what is said."""
+    done = mountfd("graph", "--namespace", "all", "--json", *words, before=before)
+    assert done.returncode == 0
+    return [name for frame in json.loads(done.stdout)["namespaces"] for name in frame["names"]], done.stderr
+
+
+@pytest.mark.parametrize("inside", [(), ("--mount",)])
+def test_in_a_user_namespace_all_are_those_that_may_be_seen_and_others_are_said_to_be_missing(
+    inside: tuple[str, ...],
+) -> None:
+    need_real_root()
+    script = 'coproc unshare --mount sh -c "echo; exec sleep 120"; read -r -u "${COPROC[0]}"; "$@"; kill "$COPROC_PID"'
+    user = ("unshare", "--user", "--map-root-user", *inside)
+    names, said = partly(before=(*user, "bash", "-c", script, "bash"))
+    assert names[0] == "this namespace"
+    assert [name.split()[2:] for name in names[1:]] == [["sleep"]]
+    assert re.fullmatch(r"mountfd: mount namespaces can't be listed here: .*, which \d+ may not: pid 1 .*\n", said)
+
+
+def test_an_ordinary_user_sees_his_own(place: Path) -> None:
+    need_real_root()
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    names, said = partly(before=user)
+    assert names == ["this namespace"]
+    assert "may not: pid 1 " in said
+    assert "mounts" in shown("--namespace", "self", before=user)
+
+
+def test_all_namespaces_below_a_place_that_is_nowhere_is_an_error(place: Path) -> None:
+    for before in ((), ("unshare", "--user", "--map-root-user")):
+        done = mountfd("graph", "--namespace", "all", "--under", f"{place}/nowhere", before=before)
+        assert (done.returncode, done.stdout) == (32, "")
+        assert "No such file or directory" in done.stderr
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

@@ -93,6 +93,13 @@ class Browser:
         while "Page.loadEventFired" not in self._events:
             self._read()
 
+    def reload(self) -> None:
+        """Load the page again."""
+        self._events.clear()
+        self.call("Page.reload")
+        while "Page.loadEventFired" not in self._events:
+            self._read()
+
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Give a command and its result."""
         self._count += 1
@@ -197,6 +204,22 @@ def test_arrows_walk_through_the_picture_enter_chooses_and_slash_finds(place: Pa
         assert browser.ask("document.querySelectorAll('.hit, .here, tr[hidden]').length") == 0
         assert browser.ask("document.getElementById('find').value") == ""
         assert browser.ask("performance.getEntriesByType('resource').length") == 0
+
+
+def test_it_begins_with_all_of_the_picture_s_width_in_sight(place: Path, page: Path, tmp_path: Path) -> None:
+    with contextlib.closing(Browser(tmp_path / "profile")) as browser:
+        browser.load(page)
+        for width, is_cut in ((1100, True), (4000, False)):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False
+            )
+            browser.reload()
+            natural = "document.querySelector('#picture svg').viewBox.baseVal.width * 4 / 3"
+            shown = browser.ask("document.querySelector('#picture svg').getBoundingClientRect().width")
+            assert (shown < browser.ask(natural) - 1) == is_cut
+            assert browser.ask("document.getElementById('picture').scrollWidth") <= browser.ask(
+                "document.getElementById('picture').clientWidth"
+            )
 
 
 def test_a_script_that_is_not_the_page_s_own_is_refused(page: Path, tmp_path: Path) -> None:

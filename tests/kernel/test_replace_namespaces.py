@@ -15,6 +15,7 @@ from mountfd import Denied, Feature, InvalidSpec, KernelError, Mount, MountNames
 from mountfd.lowlevel import calls
 from mountfd.verbs.enter import in_namespace
 from mountfd.verbs.replace import Previous, replace
+from mountfd.verbs.replace.everywhere import PartlyReplaced
 from tests.kernel.test_holders import another
 from tests.support.layers import content, fill
 from tests.support.mounting import MNT_DETACH, MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, change, tmpfs, umount
@@ -71,6 +72,10 @@ def test_each_namespace_is_switched_and_this_one_is_not(home: Path) -> None:
             assert isinstance(previous, Previous)
             assert previous.old_id
             assert content(previous)["v"] == "v1"
+            every = (previous, *previous.others)
+            assert [one.namespace for one in every] == [namespace.id for namespace in namespaces]
+            assert [content(one)["v"] for one in every] == ["v1"] * 3
+        assert all(one.closed for one in every)
         assert [shown(namespace, home) for namespace in namespaces] == [("v2", 1)] * 3
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert (home / "t/v").read_text() == "v1"
@@ -98,6 +103,18 @@ def test_one_that_fails_is_told_and_the_others_are_switched(home: Path) -> None:
         assert isinstance(error, InvalidSpec)
         assert str(namespaces[1].id) in str(error.__notes__)
         assert [shown(namespaces[number], home) for number in (0, 2)] == [("v2", 1)] * 2
+        put_back(caught.value, home, namespaces)
+        assert [shown(namespaces[number], home) for number in (0, 2)] == [("v1", 1)] * 2
+
+
+def put_back(error: BaseException, home: Path, namespaces: list[MountNamespace]) -> None:
+    """Put back what stood before where it was replaced."""
+    assert isinstance(error, PartlyReplaced)
+    assert error.previous
+    by_id = {namespace.id: namespace for namespace in namespaces}
+    for previous in error.previous:
+        with previous:
+            replace(home / "t", previous, namespaces=[by_id[previous.namespace]]).close()
 
 
 def test_a_check_that_raises_in_one_does_not_keep_the_others_from_it(home: Path) -> None:
@@ -116,6 +133,8 @@ def test_a_check_that_raises_in_one_does_not_keep_the_others_from_it(home: Path)
             replace(home / "t", home.parent / "v2", namespaces=namespaces, check=check)
         assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
         assert [shown(namespace, home)[0] for namespace in namespaces] == ["v2", "v1", "v2"]
+        put_back(caught.value, home, namespaces)
+        assert [shown(namespace, home) for namespace in namespaces] == [("v1", 1)] * 3
 
 
 @pytest.mark.parametrize("proc", ["none", "of another pid namespace", "not proc"])

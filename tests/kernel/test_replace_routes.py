@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL
+from pathlib import Path
 
 import pytest
 
-from mountfd import Feature, InvalidSpec, KernelError, Mount, MountfdError, NotSupported, has, is_mount
+from mountfd import (
+    Feature,
+    InvalidSpec,
+    KernelError,
+    Missing,
+    Mount,
+    MountfdError,
+    NotDirectory,
+    NotSupported,
+    has,
+    is_mount,
+)
 from mountfd.abi import features
 from mountfd.verbs import routes
 from mountfd.verbs.replace import plan, replace
@@ -15,7 +27,7 @@ from tests.kernel.test_replace import Stand, fail, refuse, stand, table
 from tests.kernel.test_replace_readers import Readers
 from tests.support.inject import Watch, watching
 from tests.support.layers import content, fill
-from tests.support.mounting import tmpfs, umount
+from tests.support.mounting import MNT_DETACH, MS_SHARED, bind, change, tmpfs, umount
 from tests.support.need import need
 
 need(has(Feature.MOVE_MOUNT_BENEATH) and has(Feature.STATMOUNT), "MOVE_MOUNT_BENEATH and statmount(2) (Linux 6.8)")
@@ -158,3 +170,57 @@ def test_without_unique_ids_it_is_done_with_a_gap(stand: Stand, before_68: None)
         assert (stand.shows(), previous.gap, previous.carried) == ("new", True, 1)
         assert (sub / "kept").exists()
     umount(sub)
+
+
+@pytest.mark.parametrize("kind", ["none", "a file"])
+def test_there_places_are_looked_for_beforehand(stand: Stand, before_68: None, kind: str) -> None:
+    fill(tmpfs(stand.target / "extra"), {"kept": "kept"})
+    if kind == "a file":
+        (stand.home / "new/extra").write_text("")
+    with pytest.raises(Missing if kind == "none" else NotDirectory) as caught:
+        replace(stand.target, stand.home / "new", allow_gap=True)
+    assert "no 'extra' of the right kind" in str(caught.value.hint)
+    assert (stand.shows(), (stand.target / "extra/kept").read_text(), stand.height()) == ("old", "kept", 1)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+@pytest.mark.parametrize("submounts", ["carry", "drop"])
+def test_there_the_old_one_comes_back_with_all_that_stood_on_it(
+    stand: Stand, before_68: None, first: int, submounts: str
+) -> None:
+    """Whichever mount can't be attached, twice."""
+    for name in ("second", "sub"):
+        fill(tmpfs(stand.target / name), {"kept": name, "in/x": ""})
+        fill(tmpfs(stand.target / name / "in"), {"deep": name})
+    change(stand.target / "sub", MS_SHARED)
+    before, count, begun = table(stand.target), 0, False
+
+    def decide(_count: int, name: str, _arguments: object) -> int:
+        nonlocal count, begun
+        begun = begun or name == "umount2"
+        count += begun and name == "move_mount"
+        return EINVAL if name == "move_mount" and count in {first, first + 1} else 0
+
+    with watching(Watch(decide)) as watch:
+        try:
+            replace(stand.target, stand.home / "new", allow_gap=True, submounts=submounts).close()  # type: ignore[arg-type]
+            expected: tuple[str, list[tuple[str, object]]] = ("new", [])
+        except KernelError:
+            expected = ("old", before)
+    assert (watch.hit is None) == (expected[0] == "new")
+    assert (stand.shows(), table(stand.target), stand.height()) == (*expected, 1)
+    if expected[1]:
+        assert [(stand.target / name / "in/deep").read_text() for name in ("second", "sub")] == ["second", "sub"]
+
+
+def test_there_what_stands_on_peers_stays(scratch: Path, before_68: None) -> None:
+    source = tmpfs(scratch / "src")
+    change(source, MS_SHARED)
+    fill(source / "sub")
+    target = bind(source, scratch / "t")
+    fill(tmpfs(target / "sub"), {"kept": "kept"})
+    replace(target, fill(scratch / "new", {"sub/x": "", "v": "new"}), allow_gap=True).close()
+    assert (target / "v").read_text() == "new"
+    assert [(place / "sub/kept").read_text() for place in (target, source)] == ["kept"] * 2
+    umount(target, MNT_DETACH)
+    umount(source, MNT_DETACH)

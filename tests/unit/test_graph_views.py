@@ -94,9 +94,63 @@ def test_a_group_is_a_section_with_what_receives_from_it_below() -> None:
         "  ○    /mnt       tmpfs  top              here",
         "",
         "namespaces",
-        "  here   5 mounts and 1 private mount, 1 of them unbindable",
+        "  here   5 mounts and 1 private mount, unbindable",
         "  there  2 mounts",
     ]
+
+
+def test_namespaces_are_said_to_be_alike_only_in_what_is_known_of_them() -> None:
+    shared = [("one", b"1 0 0:7 / / rw shared:1 - t t rw\n"), ("two", b"2 0 0:7 / / rw shared:1 - t t rw\n")]
+    private = b"".join(b"%d 2 0:8 / /p%d rw - t t rw\n" % (at, at) for at in range(3, 6))
+
+    def last(*tables: bytes, everything: bool = False) -> str:
+        named = [(name, MountTable.parse(table)) for (name, _), table in zip(shared, tables, strict=False)]
+        return list(lines(graph(named, everything=everything)))[-1]
+
+    one, two = (table for _, table in shared)
+    assert last(one, two) == "  2 namespaces alike: one, two  1 mount"
+    assert last(one, two + private) == (
+        "  2 namespaces alike in what is shown: one, two  1 mount and 0 to 3 private mounts in each"
+    )
+    assert last(private[: len(private) // 3], private) == (
+        "  2 namespaces where nothing propagates: one, two  1 to 3 private mounts in each"
+    )
+    assert last(private) == "  one  3 private mounts"
+    assert last(private, private, everything=True) == "  2 namespaces alike: one, two  3 mounts"
+
+
+def test_one_long_path_widens_its_own_line_alone() -> None:
+    long = "/" + "x" * 250
+    rows = [
+        f"{at} 0 0:7 / {point} rw shared:1 - tmpfs t rw\n" for at, point in enumerate(("/a", "/b/c", long, "/d"), 1)
+    ]
+    found = list(lines(graph([("here", MountTable.parse("".join(rows).encode()))])))
+    assert found[1:5] == [
+        "  ●  /a    tmpfs  t  here",
+        "  ●  /b/c  tmpfs  t  here",
+        "  ●  /d    tmpfs  t  here",
+        f"  ●  {long}  tmpfs  t  here",
+    ]
+
+
+def test_paths_that_are_all_long_are_aligned_as_short_ones_are() -> None:
+    rows = [f"{at} 0 0:7 / /{'x' * 90}{'y' * at} rw shared:1 - tmpfs t rw\n" for at in range(1, 5)]
+    found = list(lines(graph([("here", MountTable.parse("".join(rows).encode()))])))
+    assert len({line.index("tmpfs") for line in found[1:5]}) == 1
+
+
+def test_a_name_that_looks_like_an_escape_is_not_shown_as_the_character_is() -> None:
+    rows = [
+        f"{at} 0 0:7 / /{name} rw shared:1 - tmpfs {name} rw\n" for at, name in enumerate(("a\\011b", "a\\134x09b"), 1)
+    ]
+    found = graph([("here", MountTable.parse("".join(rows).encode()))])
+    assert [line.split()[1] for line in [*lines(found)][1:3]] == ["/a\\x09b", "/a\\x5cx09b"]
+    page = html.page(found, laid_out(found))
+    for name in ("a\\x09b", "a\\x5cx09b"):
+        assert f"<td>/{name}</td>" in page
+        assert f">/{name}</text>" in page
+    targets = [mount["target"] for mount in json.loads(json.dumps(as_values(found)))["namespaces"][0]["mounts"]]
+    assert targets == ["/a\tb", "/a\\x09b"]
 
 
 def test_a_group_has_its_colour_wherever_it_appears_and_colour_adds_nothing_else() -> None:

@@ -6,7 +6,10 @@ import os
 
 from mountfd.errors import InvalidSpec
 
-__all__ = ["forced"]
+__all__ = ["VERBS", "forced"]
+
+# All that ask here. What isn't among them would be forced in vain, and nobody would notice.
+VERBS = ("assemble", "loop", "mount", "mounts", "namespace", "replace", "run", "watch")
 
 
 def forced(verb: str) -> str | None:
@@ -20,6 +23,11 @@ def forced(verb: str) -> str | None:
         if not name or not route:
             form = "verb:route[,verb:route...]"
             raise InvalidSpec(f"MOUNTFD_ROUTE={wanted!r}: the form is {form}, not {word!r}", part="MOUNTFD_ROUTE")
+        if name not in VERBS:
+            raise InvalidSpec(
+                f"MOUNTFD_ROUTE={wanted!r}: nothing called {name!r} has routes; what has: {', '.join(VERBS)}",
+                part="MOUNTFD_ROUTE",
+            )
         if name == verb and found is None:
             found = route
     return found

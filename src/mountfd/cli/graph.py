@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mountfd.cli import exits
 from mountfd.cli.arguments import Option, Spec
-from mountfd.errors import Gone, InvalidSpec, KernelError, MountfdError
+from mountfd.errors import Denied, Gone, InvalidSpec, KernelError, Missing, MountfdError, NotSupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SPEC", "run", "status_of"]
 
+_NAMED = 3
 _FORMATS = ("text", "dot", "svg", "html", "json")
 
 SPEC = Spec(
@@ -26,7 +27,7 @@ SPEC = Spec(
         Option("-J --json", "the same as --format json"),
         Option(
             "-N --task --namespace",
-            "of another mount namespace: a pid, a file, self or all; may be given often",
+            "of another mount namespace: a pid, a file, self, all that may be seen; again for more",
             metavar="PID|FILE|all",
             many=True,
         ),
@@ -93,7 +94,11 @@ def _asked(name: str, under: str | None) -> Iterator[tuple[str, MountTable]]:
     if name == "self":
         yield "this namespace", mounts(under, fields=FIELDS)
     elif name == "all":
-        table, inhabitants = mounts(under, namespace="all", fields=FIELDS), _inhabitants()
+        try:
+            table, inhabitants = mounts(under, namespace="all", fields=FIELDS), _inhabitants()
+        except (Denied, NotSupported):
+            yield from _asked_by_processes(under)
+            return
         for number in dict.fromkeys(mount.ns_id for mount in table):
             title = inhabitants.get(number, f"ns {number}, of no process")
             yield title, MountTable(mount for mount in table if mount.ns_id == number)
@@ -106,16 +111,9 @@ def _asked(name: str, under: str | None) -> Iterator[tuple[str, MountTable]]:
 
 def _inhabitants() -> dict[int | None, str]:
     """Name namespaces by the first process that lives in each."""
-    import os  # noqa: PLC0415 (only for all namespaces)
+    from mountfd.handles.mountns import MountNamespace  # noqa: PLC0415 (only for all namespaces)
 
-    from mountfd.handles.mountns import MountNamespace  # noqa: PLC0415
-
-    first: dict[int, int] = {}
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
-        try:
-            first.setdefault(os.stat(f"/proc/{pid}/ns/mnt").st_ino, pid)
-        except OSError:
-            continue  # it has ended, or is none of ours: another one may give the name
+    first, _ = _processes()
     found: dict[int | None, str] = {}
     for pid in first.values():
         try:
@@ -126,6 +124,59 @@ def _inhabitants() -> dict[int | None, str]:
     with MountNamespace.current() as own:
         found[own.id] = "this namespace"
     return found
+
+
+def _processes() -> tuple[dict[int, int], list[int]]:
+    """Give the first process of each namespace, by the inode of that, and those that may not be looked into."""
+    import os  # noqa: PLC0415 (only for all namespaces)
+
+    first: dict[int, int] = {}
+    closed: list[int] = []
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            first.setdefault(os.stat(f"/proc/{pid}/ns/mnt").st_ino, pid)
+        except PermissionError:
+            closed.append(pid)
+        except OSError:
+            continue  # it has ended: another one may give the name
+    return first, closed
+
+
+def _asked_by_processes(under: str | None) -> Iterator[tuple[str, MountTable]]:
+    """Give the namespaces of those processes that may be looked into; say which may not.
+
+    The kernel lists namespaces only for root of the whole machine, outside of pid namespaces, since Linux 6.11.
+    """
+    import os  # noqa: PLC0415 (only for all namespaces)
+
+    from mountfd.cli.messages import say  # noqa: PLC0415
+    from mountfd.model.info import FIELDS  # noqa: PLC0415
+    from mountfd.verbs.query import mounts  # noqa: PLC0415
+
+    first, closed = _processes()
+    first.pop(os.stat("/proc/thread-self/ns/mnt").st_ino, None)
+    missing: Missing | None = None
+    shown = 0
+    for name, pid in [("this namespace", None), *((_process(pid), pid) for pid in first.values())]:
+        try:
+            table = mounts(under, namespace=pid, fields=FIELDS)
+        except Gone:
+            continue
+        except Missing as error:
+            missing = error  # it has no such place
+            continue
+        except KernelError as error:
+            say(f"the mount namespace of {name} can't be looked at: {error}")
+            continue
+        shown += 1
+        yield name, table
+    if missing is not None and not shown:
+        raise missing
+    said = "mount namespaces can't be listed here: shown are those of processes that may be looked into"
+    if closed:
+        some = ", ".join(_process(pid) for pid in closed[:_NAMED]) + (", ..." if len(closed) > _NAMED else "")
+        said += f", which {len(closed)} may not: {some}"
+    say(said)
 
 
 def _process(pid: int) -> str:

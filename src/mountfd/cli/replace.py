@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mountfd.model.spec import MountSpec
     from mountfd.verbs.namespaces import MountNamespace
 
-__all__ = ["SPEC", "run"]
+__all__ = ["SPEC", "run", "status_of"]
 
 _MANY = 8
+_SUBMOUNTS = ("carry", "drop", "refuse")
 
 SPEC = Spec(
     "replace",
@@ -46,71 +47,114 @@ SPEC = Spec(
             metavar="PID|PATH",
             many=True,
         ),
-        Option("--dry-run", "say what would happen, and do nothing"),
+        Option("--dry-run", "say what would happen, or why it would be refused; nobody sees a change"),
         Option("-v --verbose", "say what was done, and who still uses the old mount"),
     ],
-    epilog="CMD is one program, started without a shell. The exit status is 0, or 32 where the old mount still stands.",
+    epilog="CMD is one program, started without a shell; --dry-run doesn't start it.\n"
+    "The exit status is mount(8)'s: 0 done; 1 wrong words; 32 the old mount still stands, in one of the namespaces at\n"
+    "least; 8 interrupted (Ctrl-C), one of the two stands, whole. Of --dry-run: 0, or 32 where it would be refused.",
 )
+
+
+def status_of(error: BaseException) -> int:
+    """Tell wrong words from a replacement that failed."""
+    return exits.USAGE if isinstance(error, InvalidSpec) and (error.part or "").startswith("--") else exits.FAILURE
 
 
 def run(arguments: Arguments) -> int:
     """Replace, or say what would happen."""
-    from mountfd.cli.messages import say  # noqa: PLC0415 (the verb is loaded after the words are understood)
-    from mountfd.cli.terminal import put  # noqa: PLC0415
-    from mountfd.verbs.replace import plan, replace  # noqa: PLC0415
-
-    target = arguments.operands[0]
-    submounts = arguments.text("submounts") or "carry"
-    if arguments.on("dry_run"):
-        _try_to_build(_new(arguments))
+    new = _new(arguments)
+    _check_words(arguments)
     namespaces = _namespaces(arguments.texts("namespace"))
     try:
-        if arguments.on("dry_run"):
-            plans = [namespace.call(lambda: plan(target, submounts=submounts)) for namespace in namespaces or ()]
-            for lines in plans if namespaces else [plan(target, submounts=submounts)]:
-                put(f"{line}\n" for line in lines)
-            return exits.OK
-        if namespaces is not None and (arguments.on("check") or arguments.on("check_after")):
-            raise InvalidSpec("a check runs in this mount namespace, so it doesn't go with --namespace", part="check")
-        with replace(
+        return (_plan if arguments.on("dry_run") else _replace)(arguments, new, namespaces)
+    finally:
+        for namespace in namespaces or ():
+            namespace.close()
+
+
+def _replace(arguments: Arguments, new: MountSpec | str, namespaces: list[MountNamespace] | None) -> int:
+    from mountfd.cli.messages import say  # noqa: PLC0415 (the verb is loaded after the words are understood)
+    from mountfd.verbs.replace import PartlyReplaced, replace  # noqa: PLC0415
+
+    target = arguments.operands[0]
+    try:
+        previous = replace(
             target,
-            _new(arguments),
-            submounts=submounts,  # type: ignore[arg-type]  # the verb checks it
+            new,
+            submounts=arguments.text("submounts") or "carry",  # type: ignore[arg-type]  # it is one of them
             check=_check(arguments.text("check")),
             check_after=_check(arguments.text("check_after")),
             allow_gap=arguments.on("allow_gap"),
             wait=_seconds(arguments.text("wait")),
             namespaces=namespaces,
             progress=_progress if namespaces is not None and len(namespaces) > _MANY else None,
-        ) as previous:
-            if previous.gap:
-                say("this kernel can't attach beneath: there was an instant without a mount")
-            if arguments.on("verbose"):
-                say(f"replaced the mount {previous.old_id} on {target}")
-                say(f"mounts below that came along: {previous.carried}")
-            if arguments.on("verbose") or arguments.on("wait"):
-                for holder in previous.holders():
-                    say(f"still using the old one: {holder.words}")
-    finally:
-        for namespace in namespaces or ():
-            namespace.close()
+        )
+    except PartlyReplaced as error:
+        for done in error.previous:
+            done.close()
+        raise
+    with previous:
+        if previous.gap:
+            say("this kernel can't attach beneath: there was an instant without a mount")
+        if arguments.on("verbose"):
+            say(f"replaced the mount {previous.old_id} on {target}")
+            say(f"mounts below that came along: {previous.carried}")
+        if arguments.on("verbose") or arguments.on("wait"):
+            for holder in previous.holders():
+                say(f"still using the old one: {holder.words}")
     return exits.OK
 
 
-def _try_to_build(new: MountSpec | str) -> None:
-    from mountfd.verbs.replace.building import build  # noqa: PLC0415 (only for a plan)
+def _plan(arguments: Arguments, new: MountSpec | str, namespaces: list[MountNamespace] | None) -> int:
+    from mountfd.cli.terminal import put  # noqa: PLC0415 (only when asked)
+    from mountfd.verbs.replace import plan  # noqa: PLC0415
+    from mountfd.view.text import printable  # noqa: PLC0415
 
-    build(new).close()
+    found = plan(
+        arguments.operands[0],
+        new,
+        submounts=arguments.text("submounts") or "carry",
+        allow_gap=arguments.on("allow_gap"),
+        namespaces=namespaces,
+    )
+    if found.refusals:
+        put(f"{printable(line)}\n" for line in found)
+        return exits.FAILURE
+    refused = False
+    for key, when in (("check", "before that"), ("check_after", "after that")):
+        if (command := arguments.text(key)) is not None:
+            why = _why_not_run(command)
+            refused |= why is not None
+            found.append(
+                f"it would be refused: the check {command!r} can't be run: {why}"
+                if why is not None
+                else f"{when} the check {command!r} would be run, which is not done now: it may still refuse"
+            )
+    if (seconds := _seconds(arguments.text("wait"))) > 0:
+        found.append(f"up to {seconds:g} s would be waited for who uses the old mount")
+    put(f"{printable(line)}\n" for line in found)
+    return exits.FAILURE if refused else exits.OK
+
+
+def _check_words(arguments: Arguments) -> None:
+    """Refuse words that mean nothing, or nothing together, before anything is done."""
+    submounts = arguments.text("submounts")
+    if submounts not in (None, *_SUBMOUNTS):
+        raise InvalidSpec(f"--submounts is one of {', '.join(_SUBMOUNTS)}, not {submounts!r}", part="--submounts")
+    if arguments.on("namespace") and (arguments.on("check") or arguments.on("check_after")):
+        raise InvalidSpec("a check runs in this mount namespace, so it doesn't go with --namespace", part="--check")
+    _seconds(arguments.text("wait"))
 
 
 def _new(arguments: Arguments) -> MountSpec | str:
     """Give what the target is to be replaced by: exactly one of three forms."""
     layers, bind, types = arguments.texts("layer"), arguments.text("bind"), arguments.text("types")
     if bool(layers) + (bind is not None) + (types is not None) != 1:
-        raise InvalidSpec("say what TARGET is replaced by: --layer DIR..., -t TYPE, or --bind SRC", part="new")
+        raise InvalidSpec("say what TARGET is replaced by: --layer DIR..., -t TYPE, or --bind SRC", part="--layer")
     for name, belongs in (("upper", "--layer"), ("work", "--layer"), ("source", "--types")):
         if arguments.text(name) is not None and not (layers if belongs == "--layer" else types is not None):
-            raise InvalidSpec(f"--{name} belongs to {belongs}", part=name)
+            raise InvalidSpec(f"--{name} belongs to {belongs}", part=f"--{name}")
     from mountfd.model.options import split  # noqa: PLC0415
     from mountfd.model.spec import MountSpec  # noqa: PLC0415
 
@@ -145,13 +189,22 @@ def _check(command: str | None) -> Callable[[Mount], bool] | None:
     return check
 
 
+def _why_not_run(command: str) -> str | None:
+    import shutil  # noqa: PLC0415 (only for a plan)
+    from errno import EACCES, ENOENT  # noqa: PLC0415
+
+    if shutil.which(command) is not None:
+        return None
+    return os.strerror(EACCES if os.path.exists(command) else ENOENT)
+
+
 def _seconds(text: str | None) -> float:
     try:
         seconds = float(text or 0)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise InvalidSpec(f"--wait {text!r} is no number of seconds", part="wait")
+        raise InvalidSpec(f"--wait {text!r} is no number of seconds", part="--wait")
     return seconds
 
 

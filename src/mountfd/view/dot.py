@@ -80,9 +80,9 @@ def is_drawn(group: Group) -> bool:
 
 # --- parts ---------------------------------------------------------------------------------------------------------
 def _frame(frame: Frame, at: int, connected: set[str]) -> Iterator[str]:
-    head, _, names = words.names(frame).partition(" alike: ")
-    label = [f"{head} alike", names] if len(frame.names) > 1 else [words.names(frame)]
-    label += filter(None, [words.folded(frame)])
+    names, folded = words.names(frame), words.folded(frame)
+    label = [words.likeness(frame), names.partition(": ")[2]] if len(frame.names) > 1 else [names]
+    label += [f"and {folded}" if frame.nodes else folded] if folded else []
     yield f"  subgraph cluster_{at} {{\n"
     label = [_cut(line, _LONGEST_NAMES) for line in label]
     yield f'    graph [id="ns{at}" class="namespace" label={_quoted(*label)} labeljust=l style="rounded,filled"'

@@ -114,7 +114,11 @@
     svg.style.width = `${svg.viewBox.baseVal.width * scale * 4 / 3}px`;
     svg.style.height = "auto";
   }
-  const fit = () => setScale(Math.min(1, ($("picture").clientWidth - 2) / (svg.viewBox.baseVal.width * 4 / 3)));
+  const fit = () => {
+    const frame = $("picture"), style = getComputedStyle(frame);
+    const room = frame.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    setScale(Math.min(1, room / (svg.viewBox.baseVal.width * 4 / 3)));
+  };
 
   function reveal(part) {
     const frame = $("picture"), box = part.getBoundingClientRect(), around = frame.getBoundingClientRect();
@@ -204,8 +208,7 @@
   document.body.classList.add("live");
   tell(null);
   if (parts.length) pin(null);
-  setScale(1);
-  if (svg.clientWidth > $("picture").clientWidth) setScale(Math.max(0.6, ($("picture").clientWidth - 2) / svg.clientWidth));
+  fit();
   // A browser moves the whole page to what the address names, once it is read; here the picture shall move.
   const named = location.hash;
   history.replaceState(null, "", "#");

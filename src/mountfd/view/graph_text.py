@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from mountfd.view import graph_words as words
 from mountfd.view.painted import by_hand
+from mountfd.view.text import width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["lines"]
 
 _ASCII = str.maketrans({"●": "*", "◀": "<", "─": "-", "└": "`", "▶": ">", "▽": "v", "⊘": "!", "○": "o"})
+_GAP, _NARROW = 2, 32
 _SENDS, _GETS = "●", "└─▶"
 
 
@@ -35,7 +37,9 @@ def lines(graph: Graph, *, colour: bool = False, is_ascii: bool = False, room: i
     """Give the lines. Arguments: graph; colour; is_ascii; room, the terminal's columns, or None for any length."""
 
     def draw(rows: list[Row]) -> Iterator[str]:
-        return by_hand(rows, colour=colour, headings=False, room=room, is_ascii=is_ascii) if rows else iter(())
+        if not rows:
+            return iter(())
+        return by_hand(_aligned(rows), colour=colour, headings=False, room=room, is_ascii=is_ascii)
 
     writer = _Writer(is_ascii=is_ascii)
     sections = [*_sections(graph, writer)]
@@ -48,6 +52,27 @@ def lines(graph: Graph, *, colour: bool = False, is_ascii: bool = False, room: i
         yield ""
     yield from draw([[[("namespaces", "faint")]]])
     yield from draw([writer.namespace(frame) for frame in graph.frames])
+
+
+def _aligned(rows: list[Row]) -> list[Row]:
+    """Align the columns; one path that is much longer than the others widens its own line alone, not all of them."""
+    sizes = [_usual([width("".join(text for text, _ in cell)) for cell in cells]) for cells in zip(*rows, strict=True)]
+    found: list[Row] = []
+    for row in rows:
+        line: Cell = []
+        for cell, size in zip(row, sizes, strict=True):
+            space = size - width("".join(text for text, _ in cell))
+            line += [*cell, (" " * (max(space, 0) + _GAP), "plain")]
+        while line and not line[-1][0].strip():
+            line.pop()
+        found.append([line])
+    return found
+
+
+def _usual(sizes: list[int]) -> int:
+    """Give the largest size but those of which one would stand out."""
+    middle = sorted(sizes)[(len(sizes) - 1) // 2]
+    return max(size for size in sizes if size <= max(_NARROW, 2 * middle) or size == min(sizes))
 
 
 def _sections(graph: Graph, writer: _Writer) -> Iterator[Section]:
@@ -96,9 +121,9 @@ class _Writer:
 
     def namespace(self, frame: Frame) -> Row:
         """Give a namespace's row."""
-        count = len(frame.nodes)
-        shown = f"{count} mount{'' if count == 1 else 's'}"
-        text = " ".join(filter(None, [shown, words.folded(frame)]))
+        count, folded = len(frame.nodes), words.folded(frame)
+        shown = f"{count} mount{'' if count == 1 else 's'}" if count or not folded else ""
+        text = " and ".join(filter(None, [shown, folded]))
         return [[("  " + words.names(frame, is_ascii=self._is_ascii), "name")], [(text, "plain")]]
 
     def _notes(self, node: Node, sign: str) -> Cell:

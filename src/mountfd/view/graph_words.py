@@ -19,6 +19,7 @@ __all__ = [
     "group_size",
     "is_unbindable",
     "kind",
+    "likeness",
     "mark",
     "names",
     "names_briefly",
@@ -83,7 +84,14 @@ def names(frame: Frame, *, most: int = _NAMED, is_ascii: bool = False) -> str:
     if len(frame.names) == 1:
         return few
     more = len(frame.names) - most
-    return f"{len(frame.names)} namespaces alike: {few}" + (f", and {more} more" if more > 0 else "")
+    return f"{likeness(frame)}: {few}" + (f", and {more} more" if more > 0 else "")
+
+
+def likeness(frame: Frame) -> str:
+    """Say in what several namespaces are alike: of private mounts that aren't shown only the number is known."""
+    if not frame.private[1]:
+        return f"{len(frame.names)} namespaces alike"
+    return f"{len(frame.names)} namespaces " + ("alike in what is shown" if frame.nodes else "where nothing propagates")
 
 
 def names_briefly(frame: Frame, *, is_ascii: bool = False) -> str:
@@ -97,8 +105,13 @@ def folded(frame: Frame) -> str:
     least, most = frame.private
     if not most:
         return ""
-    words = f"and {_range(least, most)} private mount" + ("" if most == 1 else "s")
-    return words + (f", {_range(*frame.unbindable)} of them unbindable" if frame.unbindable[1] else "")
+    words = f"{_range(least, most)} private mount" + ("" if most == 1 else "s")
+    if len(frame.names) > 1:
+        words += " in each"
+    unbindable = _range(*frame.unbindable)
+    return words + (
+        "" if not frame.unbindable[1] else ", unbindable" if most == 1 else f", {unbindable} of them unbindable"
+    )
 
 
 def times(count: int) -> str:

@@ -2,18 +2,22 @@
 
 | step | what | file |
 | --- | --- | --- |
-| wait | for another replacement here: a lock that ends with the process | waiting.py |
-| resolve | the top mount, by descriptor and unique id; a replacement that was killed half-way is ended | standing.py |
+| wait | for another replacement here or of what stands below: locks that end with the process | waiting.py |
+| resolve | the top mount, by descriptor and unique id | standing.py |
+| end | a replacement that was killed half-way | ending.py |
 | build | the new mount, detached | building.py |
-| carry | clones of what stands below go into it | carrying.py, bystanders.py |
+| carry | clones of what stands below go into it | carrying.py, receiving.py |
+| refuse | what would be lost in another namespace | bystanders.py |
 | check | the caller looks at it: the last chance to leave everything as it was | switching.py |
-| tuck | it is attached beneath: everybody still sees the old one | switching.py, ../../handles/beneath.py |
-| switch | the old one is detached: everybody sees the new one | standing.py |
+| tuck | it is attached beneath: everybody still sees the old one | steps.py, ../../handles/beneath.py |
+| look | what came in the last moment comes along, too | steps.py, latecomers.py |
+| switch | the old one is detached: everybody sees the new one | steps.py, standing.py |
 """
 
 from __future__ import annotations
 
-from mountfd.verbs.replace.planning import plan
+from mountfd.verbs.replace.everywhere import PartlyReplaced
+from mountfd.verbs.replace.planning import Plan, plan
 from mountfd.verbs.replace.switching import Previous, replace, route
 
-__all__ = ["Previous", "plan", "replace", "route"]
+__all__ = ["PartlyReplaced", "Plan", "Previous", "plan", "replace", "route"]

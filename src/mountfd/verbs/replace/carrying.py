@@ -15,18 +15,20 @@ from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has
 from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError
-from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.handles.root import Root
 from mountfd.verbs.enter import in_private_namespace
-from mountfd.verbs.query.place import FOLLOW, HERE, id_of
+from mountfd.verbs.query.place import FOLLOW, id_of
 from mountfd.verbs.replace.bystanders import with_mounts_of_its_own
+from mountfd.verbs.replace.receiving import Receiving, in_receiving_namespace, reach
+from mountfd.verbs.replace.standing import changed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
     from contextlib import ExitStack
 
+    from mountfd.handles.fd import OwnedFd
     from mountfd.model.info import MountInfo
     from mountfd.verbs.replace.standing import Standing
 
@@ -41,7 +43,6 @@ class Carried:
 
     Arguments: standing, the old mount; rows, what stands below it; held, what closes the clones; without, ids of mounts
     that stay behind; forgiving, whether one that can't be cloned or has no place stays behind, too.
-    Attributes: private, those clones that weren't shared.
     Raises: InvalidSpec for a mount that can't be cloned.
     """
 
@@ -56,10 +57,10 @@ class Carried:
     ) -> None:
         """Clone them, or find out why not."""
         self._clones: list[tuple[bytes, Mount]] = []
+        self._by_id: dict[int | None, Mount] = {}
         self._count = 0
         self._forgiving = forgiving
         self._home = standing.info.point or "/"
-        self.private: list[Mount] = []
         stuck = [row for row in rows if (row.propagation or 0) & Propagation.UNBINDABLE and row.id not in without]
         if stuck and not forgiving:
             raise InvalidSpec(
@@ -70,18 +71,24 @@ class Carried:
         plain = all(len(stack) == 1 for stack in stacks) and not any(
             point.startswith(f"{other}/") for point in points for other in points
         )
-        made = _clone_each(standing, stacks) if plain else _clone_apart(standing, stacks)
-        bearing = with_mounts_of_its_own(rows) if standing.is_parent_shared else ()
-        for _, clone in made:
+        memories: dict[int, Mount] = {}
+        try:
+            made = _clone_each(standing, stacks) if plain else _clone_apart(standing, stacks, memories)
+        finally:
+            for memory in memories.values():
+                held.enter_context(memory)
+        for row, clone in made:
             held.enter_context(clone)
+            self._clones.append((os.fsencode(os.path.relpath(row.point or "", self._home)), clone))
+            self._by_id[row.id] = clone
+        left = [row for row in rows if row.id not in without and row not in stuck]
+        clones = {row.id or 0: clone for row, clone in made}
+        self._receiving = Receiving(standing, left, clones, None if plain else memories, held)
+        bearing = with_mounts_of_its_own(rows) if standing.is_parent_shared else ()
         for row, clone in made:
             if row.id in bearing:
                 # It must not be a peer of the old one when what is on that is unmounted.
                 clone.set(propagation=Propagation.PRIVATE, recursive=True)
-            within = os.fsencode(os.path.relpath(row.point or "", self._home))
-            self._clones.append((within, clone))
-            if not (row.propagation or 0) & Propagation.SHARED:
-                self.private.append(clone)
 
     def attach_in(self, new: Mount, held: ExitStack) -> Mount:
         """Attach every clone at its place within the new mount; give the tree.
@@ -100,7 +107,8 @@ class Carried:
             return Mount.clone_fd(new.fileno(), recursive=True)
 
         tree = held.enter_context(in_private_namespace(act))
-        self._clones, self.private, self._count = [], [], len(self)  # they went with the namespace
+        self._clones, self._by_id, self._count = [], {}, len(self)  # they went with the namespace
+        self._receiving.forget_hidden()
         return tree
 
     def _attach(self, new: Mount) -> None:
@@ -113,6 +121,17 @@ class Carried:
                     if not (self._forgiving and error.errno in _NO_PLACE):
                         error.explain(filename=os.fsdecode(within), hint=_hint(error, within))
                         raise
+
+    def restore_propagation(self, new: Mount) -> None:
+        """Give the clones what they received before, where that was lost on the way; the new mount shows now."""
+        self._receiving.restore(new)
+
+    def let_go(self, gone: Collection[int | None]) -> None:
+        """Unmount the clones of what was unmounted since, where there is a handle on them."""
+        for number in gone:
+            clone = self._by_id.pop(number, None)
+            if clone is not None:
+                calls.umount2(b"/proc/self/fd/%d" % clone.fileno(), _MNT_DETACH)
 
     def ids(self) -> set[int]:
         """Give the unique ids of the clones."""
@@ -162,11 +181,8 @@ def _clone_each(standing: Standing, stacks: list[list[MountInfo]]) -> list[tuple
     made: list[tuple[MountInfo, Mount]] = []
     try:
         for (row,) in stacks:
-            # From the old mount itself, since the path that leads there may mean another one by now.
-            within = os.fsencode(os.path.relpath(row.point or "/", standing.info.point or "/"))
-            with OwnedFd(calls.openat(standing.fd, within, os.O_PATH | os.O_CLOEXEC, 0)) as place:
-                _want(row, id_of(place.fileno(), b"", HERE))
-                made.append((row, Mount.clone_fd(place.fileno(), recursive=True)))
+            with reach(standing, row) as place:
+                made.append((row, Mount.clone_fd(_want(standing, row, place).fileno(), recursive=True)))
     except BaseException:
         for _, clone in made:
             clone.close()
@@ -174,31 +190,37 @@ def _clone_each(standing: Standing, stacks: list[list[MountInfo]]) -> list[tuple
     return made
 
 
-def _want(row: MountInfo, number: int) -> None:
-    if number != row.id:
-        raise InvalidSpec(f"{row.point!r} was changed meanwhile: try again", part="submounts")
+def _want(standing: Standing, row: MountInfo, place: OwnedFd | None) -> OwnedFd:
+    if place is None:
+        raise changed(standing.target, f"{row.point!r} was changed meanwhile: try again")
+    return place
 
 
-def _clone_apart(standing: Standing, stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
+def _clone_apart(
+    standing: Standing, stacks: list[list[MountInfo]], memories: dict[int, Mount]
+) -> list[tuple[MountInfo, Mount]]:
     point = os.fsencode(standing.info.point or "/")
     if id_of(n.AT_FDCWD, point, FOLLOW) != standing.number:
         hint = "its own path leads to another mount now, and what is stacked below it can only be reached by that"
+        if not standing.is_shown():
+            raise changed(standing.target, f"{standing.target!r} was changed meanwhile: try again")
         raise InvalidSpec(f"{standing.target!r} is hidden: {hint}", part="target")
-    return in_private_namespace(lambda: _take_apart(stacks))
+    return in_receiving_namespace(lambda: _take_apart(stacks, memories))
 
 
-def _take_apart(stacks: list[list[MountInfo]]) -> list[tuple[MountInfo, Mount]]:
-    """Clone each mount from the top down, taking it away here, where that disturbs nobody; give the lowest first."""
+def _take_apart(stacks: list[list[MountInfo]], memories: dict[int, Mount]) -> list[tuple[MountInfo, Mount]]:
+    """Clone each mount from the top down, taking it away here, where that disturbs nobody; give the lowest first.
+
+    Arguments: memories, gets a second clone of each slave, without what stands on it, by the slave's id.
+    """
     made: list[tuple[MountInfo, Mount]] = []
     try:
         for stack in stacks:
             raw = os.fsencode(stack[0].point or "")
             for row in reversed(stack):
-                clone = Mount.clone(raw, recursive=True)
-                made.append((row, clone))
-                # The private namespace made everything private; what was shared is again, in a group of its own.
-                if (row.propagation or 0) & Propagation.SHARED:
-                    clone.set(propagation=Propagation.SHARED)
+                made.append((row, Mount.clone(raw, recursive=True)))
+                if row.master:
+                    memories[row.id or 0] = Mount.clone(raw)
                 calls.umount2(raw, _MNT_DETACH)
     except BaseException:
         for _, clone in made:

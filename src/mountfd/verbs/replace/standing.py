@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ENOENT, EPERM
+from errno import EBUSY, ENOENT, EPERM
 from stat import S_ISDIR
 
 from mountfd.abi import calls
@@ -11,7 +11,7 @@ from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, require
 from mountfd.abi.layouts import MntIdReq, MountAttr, StatxBuffer
 from mountfd.abi.paths import encode
-from mountfd.errors import Gone, InvalidSpec, KernelError, Missing
+from mountfd.errors import Busy, Gone, InvalidSpec, KernelError, Missing, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.verbs.enter import on_thread
 from mountfd.verbs.query.asking import ask, list_below, mask_of, stands
@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
     from mountfd.model.info import MountInfo
 
-__all__ = ["Standing", "detach_top", "rows_below"]
+__all__ = ["WAITS", "Standing", "changed", "detach_top", "look_beneath", "rows_below"]
 
 _FIELDS = mask_of(("id", "parent_id", "point", "root", "attrs", "propagation", "peer_group", "master"))
 _BELOW = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group", "master"))
-_BENEATH = mask_of(("id", "point", "root", "propagation", "peer_group", "ns_id"))
+_BENEATH = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group", "ns_id"))
+_BENEATH_UNREACHABLE = mask_of(("id", "parent_id", "root", "propagation", "peer_group", "ns_id"))
 _PATH = os.O_PATH | os.O_CLOEXEC
 _PRIVATE, _SHARED = 1 << 18, 1 << 20
 _NODIRATIME, _ATIME = 0x80, 0x70
 _MARK = 0x20 | _NODIRATIME  # MOUNT_ATTR_STRICTATIME
 _MNT_DETACH = 2
 _CLONE_FS = 0x200
+WAITS = "The old mount still shows and the new one lies beneath it: the next replacement here ends this one first"
 _FEW = 64
+_TRIES = 100
 _STATX_TYPE, _STATX_MNT_ID_UNIQUE, _STATX_ATTR_MOUNT_ROOT = 0x1, 0x4000, 0x2000
 _UNREACHABLE = (ENOENT, EPERM)
 
@@ -45,14 +48,19 @@ class Standing:
     """The mount that a target shows, held by a descriptor of its root.
 
     Arguments: target, a path.
-    Attributes: info; parent, of the mount that it stands on (None where that is out of reach, as above a chroot);
-    held, the descriptor; target; is_directory, whether its root is one, and not a file; is_shared, whether mount events
-    travel from and to it; is_parent_shared, whether what happens at the target happens to peers and slaves of its
-    parent; is_elsewhere, whether /proc may be that of others, as in another mount namespace.
+    Attributes: info; parent, of the mount that it stands on (its point is None where that is out of reach, as above a
+    chroot); held, the descriptor; target; is_directory, whether its root is one, and not a file; is_shared, whether
+    mount events travel from and to it; is_parent_shared, whether what happens at the target happens to peers and slaves
+    of its parent; is_elsewhere, whether /proc may be that of others, as in another mount namespace; own_fds, what the
+    replacement itself has open in the mount; lock, what is locked to keep others waiting; seen, the ids of what stood
+    below it when that was looked at, None before; is_going, whether the first of the two steps is done;
+    goes_alone, whether no copy of it stands anywhere, so that nothing has to go elsewhere when it goes.
     Raises: InvalidSpec where the target is no mount, or this process's root.
     """
 
-    is_elsewhere = False
+    is_elsewhere = is_going = goes_alone = False
+    lock: OwnedFd | None = None
+    seen: frozenset[int | None] | None = None
 
     def __init__(self, target: StrPath) -> None:
         """Resolve the target, once."""
@@ -60,6 +68,7 @@ class Standing:
         self.raw = encode(target, "target")
         self.target = os.fsdecode(self.raw)
         self.held = OwnedFd(calls.openat(n.AT_FDCWD, self.raw, _PATH, 0))
+        self.own_fds = {self.fd}
         try:
             self._look()
             self._look_beneath()
@@ -77,7 +86,7 @@ class Standing:
         calls.statx(self.fd, b"", HERE, _STATX_TYPE | _STATX_MNT_ID_UNIQUE, calls.reference(buffer))
         self.is_directory = S_ISDIR(buffer.stx_mode)
         if not buffer.stx_attributes & _STATX_ATTR_MOUNT_ROOT:
-            hint = "what has no mount on it gets one by `mount`, or make it one by binding it upon itself"
+            hint = "mount something there by `mount`, or make it a mount by binding it upon itself"
             raise InvalidSpec(f"{self.target!r} is no mount, so there is nothing to replace: {hint}", part="target")
         self.number: int = buffer.stx_mnt_id
         try:
@@ -93,12 +102,14 @@ class Standing:
             raise InvalidSpec(f"{self.target!r} is the root of this process: that one stays", part="target")
 
     def _look_beneath(self) -> None:
-        self.parent: MountInfo | None = None
+        # Whether it is shared must be known: taken for private, receivers would keep the old one; taken for shared,
+        # what stands on peers of the old one would go with it.
         try:
-            self.parent = ask(self.info.parent_id or 0, _BENEATH)
-        except KernelError as error:
-            if error.errno not in _UNREACHABLE:
+            self.parent: MountInfo | None = look_beneath(self.info.parent_id or 0, self.target)
+        except Missing as error:
+            if self.is_shown() and ask(self.number, _FIELDS).parent_id == self.info.parent_id:
                 raise
+            raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
 
     @property
     def fd(self) -> int:
@@ -111,9 +122,27 @@ class Standing:
         What is mounted upon something is newer than it; only what was tucked beneath is newer than what covers it, or
         what somebody moved there: hence the mark.
         """
-        if self.parent is None or not self._is_marked or (self.parent.id or 0) < self.number:
-            return False
-        return self.parent.point == self.info.point
+        return self._is_marked and self.is_older and self.covers
+
+    @property
+    def is_older(self) -> bool:
+        """Whether it is older than what it stands on."""
+        return self.parent is not None and (self.parent.id or 0) > self.number
+
+    @property
+    def covers(self) -> bool:
+        """Whether it stands on another mount's root, at the same place."""
+        return self.parent is not None and self.parent.point is not None and self.parent.point == self.info.point
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it bears the mark of one that is about to go."""
+        return self._is_marked
+
+    @property
+    def has_usual_times(self) -> bool:
+        """Whether it keeps access times as a mount does that nobody told otherwise, so that a mark can be undone."""
+        return not self._attrs & (_ATIME | _NODIRATIME)
 
     def mark(self) -> bool:
         """Mark it as about to go, by two attributes that nobody has together; say whether that was to be done.
@@ -133,9 +162,15 @@ class Standing:
         return True
 
     def unmark(self) -> None:
-        """Take the mark away, where nothing came of it."""
-        before = self._attrs & (_ATIME | _NODIRATIME)
-        self._set(MountAttr(before, (_ATIME | _NODIRATIME) & ~before | _ATIME, 0, 0))
+        """Take the mark away, where nothing came of it: only what kept the usual access times was marked so early."""
+        try:
+            self._set(MountAttr(0, _ATIME | _NODIRATIME, 0, 0))
+        except KernelError as error:
+            if error.errno != EPERM:
+                raise
+            calls.remark(f"replace: {self.target!r} was marked by one that was killed, and can't be changed back")
+        else:
+            self._attrs, self._is_marked = self._attrs & ~(_ATIME | _NODIRATIME), False
 
     def _set(self, change: MountAttr, flags: int = 0) -> None:
         size = n.MOUNT_ATTR_SIZE_VER0
@@ -156,8 +191,11 @@ class Standing:
         """Raise InvalidSpec where something was mounted upon it since it was looked at."""
         if self.is_shown():
             return
-        covering = [row for row in self.below() if row.parent_id == self.number and row.point == self.info.point]
-        if covering:
+        try:
+            below = self.below()
+        except Missing:
+            return  # it isn't covered, but gone
+        if any(row.parent_id == self.number and row.point == self.info.point for row in below):
             raise InvalidSpec(
                 f"something was mounted upon {self.target!r} meanwhile, so the old mount stays",
                 part="target",
@@ -165,7 +203,27 @@ class Standing:
 
     def below(self) -> list[MountInfo]:
         """Give what stands on this mount and below, parents first; hidden ones too."""
-        return rows_below(self.number)
+        return rows_below(self.number, self.target)
+
+    def news(self) -> tuple[list[MountInfo], frozenset[int | None]]:
+        """Give what came to stand below it since that was looked at, and the ids of what went."""
+        if self.seen is None or self.seen == frozenset(_ids_below(self.number)):
+            return [], frozenset()
+        rows = self.below()
+        return [row for row in rows if row.id not in self.seen], self.seen - {row.id for row in rows}
+
+    def look_again(self) -> None:
+        """Raise Busy where mounts below came or went since they were looked at."""
+        if self.seen is not None and self.seen != frozenset(_ids_below(self.number)):
+            raise changed(self.target, f"mounts below {self.target!r} came or went meanwhile: try again")
+
+    def has_changed(self) -> bool:
+        """Say whether somebody else took it away, or changed what stands below it, since it was looked at."""
+        try:
+            self.look_again()
+        except (Busy, Missing):
+            return True
+        return not self.is_shown()
 
     def close(self) -> None:
         """Let go of it."""
@@ -180,17 +238,49 @@ class Standing:
         self.close()
 
 
-def rows_below(number: int) -> list[MountInfo]:
-    """Give every mount below one, parents before their children."""
+def changed(target: str, hint: str) -> KernelError:
+    """Make the error that says that somebody else was at work there, and that nothing was changed by us."""
+    return from_errno(EBUSY, "replace", filename=target, hint=hint)
+
+
+def look_beneath(number: int, target: str) -> MountInfo:
+    """Ask about the mount that one stands on, also where it is above the caller's root.
+
+    Raises: Missing or Denied where not even its propagation can be told.
+    """
+    try:
+        return ask(number, _BENEATH)
+    except KernelError as error:
+        if error.errno not in _UNREACHABLE:
+            raise
+    try:
+        return ask(number, _BENEATH_UNREACHABLE)
+    except KernelError as error:
+        error.explain(filename=target, hint="who receives what happens there can't be told, so nothing was changed")
+        raise
+
+
+def rows_below(number: int, target: str = "") -> list[MountInfo]:
+    """Give every mount below one, parents before their children.
+
+    Raises: Busy where they come and go all the time.
+    """
     rows: dict[int, MountInfo] = {}
-    ids = _ids_below(number)
-    while len(rows) < len(ids):
+    for _ in range(_TRIES):
+        ids = _ids_below(number)
+        # What is known already may have got another parent: of that only the ids stay true.
         try:
-            for each in ids:
-                rows[each] = rows.get(each) or ask(each, _BELOW)
+            rows = {each: ask(each, _BELOW) for each in ids}
         except Missing:
-            ids = _ids_below(number)  # it went meanwhile, and isn't listed any more
-            rows = {each: row for each, row in rows.items() if each in ids}
+            continue  # it went meanwhile, and isn't listed any more
+        ordered = _in_order(number, rows)
+        if len(ordered) == len(rows):
+            return ordered
+        # One stands on a mount that came after they were listed: without that it would be overlooked.
+    raise changed(target, f"mounts below {target!r} come and go all the time: try again")
+
+
+def _in_order(number: int, rows: dict[int, MountInfo]) -> list[MountInfo]:
     children: dict[int, list[MountInfo]] = {}
     for row in rows.values():
         children.setdefault(row.parent_id or 0, []).append(row)
@@ -208,13 +298,14 @@ def _ids_below(number: int) -> list[int]:
     return found if len(found) < _FEW else list_below(number)
 
 
-def detach_top(standing: Standing) -> bool:
+def detach_top(standing: Standing, *, is_sure: bool = False) -> bool:
     """Take the old mount away, lazily, with all that stands on it; say whether it was still there.
 
-    Only this mount goes, found by its own descriptor: one that came on top of it meanwhile is left, and told.
+    Arguments: is_sure, whether it was seen just now that nothing covers it.
     Raises: InvalidSpec where something covers it.
     """
-    standing.refuse_if_covered()
+    if not is_sure:
+        standing.refuse_if_covered()
     try:
         (_detach_by_directory if standing.is_elsewhere else _detach_by_proc)(standing)
     except KernelError:
@@ -222,6 +313,10 @@ def detach_top(standing: Standing) -> bool:
             return False  # another replacement, or a person, was faster
         # Once something is tucked beneath, only this one's going takes that out of hiding: one failure isn't the end.
         _detach_by_directory(standing)
+    if stands(standing.number):
+        # Whatever the kernel is given, it takes away what lies on top there.
+        hint = "something was mounted upon it in the last moment, and that was unmounted instead: mount it again"
+        raise changed(standing.target, f"{hint}. {WAITS}")
     return True
 
 

@@ -1,26 +1,23 @@
-"""The replacement itself: build, carry, check, tuck, switch. Everything that can fail comes before the tuck."""
+"""The replacement itself: build, carry, check, then the two steps. All that can fail comes before these."""
 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
-from errno import EINVAL
+from errno import EINVAL, ENOENT
 
-from mountfd.abi import calls
-from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has, require
 from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError, MountfdError
-from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
-from mountfd.verbs.enter import on_thread
 from mountfd.verbs.query.asking import list_below
 from mountfd.verbs.replace.building import build, copy
 from mountfd.verbs.replace.bystanders import refuse_bystanders, refuse_returning
 from mountfd.verbs.replace.carrying import Carried
-from mountfd.verbs.replace.standing import Standing, detach_top
-from mountfd.verbs.replace.waiting import alone, wait_for_users
+from mountfd.verbs.replace.ending import end_earlier
+from mountfd.verbs.replace.standing import changed
+from mountfd.verbs.replace.steps import beneath, copy_of, with_gap
+from mountfd.verbs.replace.waiting import alone, keep_waiting_below, wait_for_users
 from mountfd.verbs.routes import choose
 
 TYPE_CHECKING = False
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
     from mountfd.model.holder import Holder
     from mountfd.model.info import MountInfo
     from mountfd.verbs.replace.building import New
+    from mountfd.verbs.replace.standing import Standing
 
     Submounts: TypeAlias = Literal["carry", "drop", "refuse"]
     Check: TypeAlias = Callable[[Mount], object]
@@ -45,6 +43,7 @@ _ROUTES = {
 }
 _PRIVATE = 1 << 18
 _SUBMOUNTS = ("carry", "drop", "refuse")
+_RACES = (EINVAL, ENOENT)
 _OTHERS = ("copy", "overlay")  # they keep the filesystem, not the mount
 
 
@@ -52,22 +51,31 @@ class Previous(Mount):
     """What stood at the target before: a detached clone, to be put back or looked at. Close it to let it go.
 
     Attributes: old_id, the unique id of the mount that was taken away; carried, how many mounts came along from below
-    it; gap, whether there was an instant without a mount.
+    it; gap, whether there was an instant without a mount; namespace, the id of the mount namespace that was named to do
+    it in, 0 where none was; others, what stood in the other namespaces that were named. They are closed together.
     """
 
-    __slots__ = ("carried", "gap", "old_id")
+    __slots__ = ("carried", "gap", "namespace", "old_id", "others")
 
     def __init__(self, fd: int) -> None:
         """Take over the descriptor of the clone."""
         super().__init__(fd)
-        self.old_id = self.carried = 0
+        self.old_id = self.carried = self.namespace = 0
         self.gap = False
+        self.others: tuple[Previous, ...] = ()
 
     def dup(self) -> Self:
-        """Make a second handle on the same mount, that knows the same of it."""
+        """Make a second handle on the same mount, that knows the same of it; not of the others."""
         other = super().dup()
         other.old_id, other.carried, other.gap = self.old_id, self.carried, self.gap
+        other.namespace = self.namespace
         return other
+
+    def close(self) -> None:
+        """Let go of it, and of the others."""
+        super().close()
+        for other in getattr(self, "others", ()):
+            other.close()
 
     def holders(self) -> list[Holder]:
         """Tell who still uses the mount that was taken away: it goes with the last of them."""
@@ -128,13 +136,15 @@ def replace(  # noqa: PLR0913 (what to replace, by what, and four choices)
     before it is done anyway; namespaces, do it in each of these, which have copies of their own, instead of here;
     progress, called with how many are done and how many there are.
     Who has files open on the old mount keeps them; it goes with the last of them. Gives a detached clone of it.
-    A namespace that has a mount of its own below the target keeps the old one, since the kernel takes nothing away that
-    others stand on. Two replacements at one place wait for each other. One that is killed shows the old or the new
-    mount, whole, and the next one here ends it.
+    Where nothing stands below the target here, a namespace that has a mount of its own below it keeps the old one,
+    since the kernel takes nothing away that others stand on; where something does, that is refused. Two replacements at
+    one place, or one below the other, wait for each other. One that is killed shows the old or the new mount, whole,
+    and the next one here ends it.
     Raises: InvalidSpec for what is no mount, for this process's root, for mounts below that can't come along, and for
-    those with propagated copies elsewhere that would be unmounted with them; Busy when another replacement doesn't end;
-    ExceptionGroup, of namespaces, when it failed in some; NotSupported without MOVE_MOUNT_BENEATH; what `assemble`,
-    `mount` and the checks raise.
+    those with propagated copies elsewhere that would be unmounted with them, or kept by others; Busy when another
+    replacement doesn't end, or somebody changes what stands there meanwhile; ExceptionGroup, of namespaces, when it
+    failed in some, whose `previous` has what can be put back in the others; NotSupported without MOVE_MOUNT_BENEATH;
+    what `assemble`, `mount` and the checks raise.
     Calls: move_mount(2) with MOVE_MOUNT_BENEATH, umount2(2) with MNT_DETACH; Linux 6.8, with mounts below best 6.15.
     """
     check_submounts(submounts)
@@ -169,57 +179,65 @@ def _replace(target: StrPath, new: New, order: Order) -> Previous:
 
             return replace_by_path(target, built, Previous, order)
         with alone(target) as standing:
-            made, previous, own = _switch(standing, built, order, held)
-            until_done.enter_context(previous)
+            made, previous, own = _switch(standing, built, order, held, until_done)
         if order.check_after is not None:
             _look_again(target, made, previous, own, order)
         until_done.pop_all()
     return previous
 
 
-def _switch(standing: Standing, made: Mount, order: Order, held: ExitStack) -> tuple[Mount, Previous, set[int]]:
-    """Do it; give the new mount as it was attached, the previous one, and the ids that came below the new one."""
+def _switch(
+    standing: Standing, made: Mount, order: Order, held: ExitStack, until_done: ExitStack
+) -> tuple[Mount, Previous, set[int]]:
+    """Do it; give the new mount as it was attached, the previous one, and the ids that came below the new one.
+
+    Arguments: held, what closes the new mount; until_done, what closes the previous one, unless all went well.
+    """
     with ExitStack() as passing:
         standing.is_elsewhere = order.is_elsewhere
-        standing = _whole(standing, passing)
+        standing = end_earlier(standing, order.submounts, passing)
         if order.only and standing.number != order.only:
             raise InvalidSpec(f"{standing.target!r} was changed meanwhile by somebody else", part="target")
-        rows = standing.below()
-        refuse_returning(standing, rows)
-        if rows and order.submounts != "refuse":
-            refuse_bystanders(standing, rows)
-        carried = _carry(standing, rows, order, passing)
-        if made.id < standing.number:  # the one that it will replace came after it was made
-            made = held.enter_context(copy(made))
-        made = _fit(standing, made, carried, held)
-        if order.check is not None and not (answer := order.check(made)):
-            raise MountfdError(f"the check answered {answer!r}, so {standing.target!r} stays as it was")
-        wait_for_users(standing, order.wait)
-        if order.check is not None or order.wait or rows:
-            standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
-            if {row.id for row in standing.below()} != {row.id for row in rows}:
-                raise InvalidSpec(
-                    f"mounts below {standing.target!r} came or went meanwhile: try again", part="submounts"
-                )
-        previous = _copy_of(standing, recursive=order.submounts == "drop")
         try:
+            rows = keep_waiting_below(standing, standing.below(), passing)
+            standing.seen = frozenset(row.id for row in rows)
+            carried = _look(standing, rows, order, passing)
+            made = _ready(standing, made, carried, order, held)
+            previous = until_done.enter_context(copy_of(Previous, standing, recursive=order.submounts == "drop"))
             previous.old_id, previous.carried, previous.gap = standing.number, len(carried or ()), not order.beneath
-            (_beneath if order.beneath else _with_gap)(standing, made, carried, alone=bool(rows))
-            own = _own(made, carried) if order.check_after is not None else set()
-        except BaseException:
-            previous.close()
+            if rows or order.check is not None or order.wait or order.submounts != "carry" or not order.beneath:
+                standing.look_again()  # that took a while; what came meanwhile would go with the old one
+            if order.beneath:
+                beneath(standing, made, carried, alone=bool(rows), late=order.submounts != "drop")
+            else:
+                with_gap(standing, made, carried, alone=bool(rows))
+        except KernelError as error:
+            if error.errno in _RACES and not standing.is_going and standing.has_changed():
+                hint = f"{standing.target!r} or what is below it was changed meanwhile: try again"
+                raise changed(standing.target, hint) from error
             raise
-        return made, previous, own
+        return made, previous, _own(made, carried) if order.check_after is not None else set()
 
 
-def _whole(standing: Standing, held: ExitStack) -> Standing:
-    """End a replacement that was killed between its two steps; give what stands there then."""
-    while standing.is_half_replaced():
-        calls.remark(f"replace: an earlier one of {standing.target!r} was never ended; ending it")
-        detach_top(standing)
-        elsewhere, standing = standing.is_elsewhere, held.enter_context(Standing(standing.raw))
-        standing.is_elsewhere = elsewhere
-    return standing
+def _look(standing: Standing, rows: list[MountInfo], order: Order, held: ExitStack) -> Carried | None:
+    """Refuse what must not be done, and clone what comes along."""
+    refuse_returning(standing, rows)
+    if rows and order.submounts != "refuse":
+        refuse_bystanders(standing, rows)
+    return _carry(standing, rows, order, held)
+
+
+def _ready(standing: Standing, made: Mount, carried: Carried | None, order: Order, held: ExitStack) -> Mount:
+    """Give the new mount as it is to be attached, when it has been looked at and nobody is waited for any more."""
+    if made.id < standing.number:  # the one that it will replace came after it was made
+        made = held.enter_context(copy(made))
+    made = _fit(standing, made, carried, held)
+    if order.check is not None and not (answer := order.check(made)):
+        raise MountfdError(f"the check answered {answer!r}, so {standing.target!r} stays as it was")
+    wait_for_users(standing, order.wait)
+    if order.check is not None or order.wait or standing.seen:
+        standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
+    return made
 
 
 def _carry(standing: Standing, rows: list[MountInfo], order: Order, held: ExitStack) -> Carried | None:
@@ -247,24 +265,6 @@ def _fit(standing: Standing, made: Mount, carried: Carried | None, held: ExitSta
     return made
 
 
-def _copy_of(standing: Standing, *, recursive: bool) -> Previous:
-    try:
-        copy = Previous.clone_fd(standing.fd, recursive=recursive)
-    except KernelError as error:
-        if error.errno == EINVAL and (standing.info.propagation or 0) & Propagation.UNBINDABLE:
-            hint = "it is unbindable, so no copy of it can be kept: make it private first"
-            error.explain(filename=standing.target, hint=hint)
-        raise
-    if recursive:
-        try:
-            # A peer of the old one would lose what stands on it together with that.
-            copy.set(propagation=Propagation.PRIVATE, recursive=True)
-        except BaseException:
-            copy.close()
-            raise
-    return copy
-
-
 def _own(made: Mount, carried: Carried | None) -> set[int]:
     """Give the ids of what stands below the new mount without having been carried there."""
     kept = set() if carried is None else carried.ids()
@@ -276,82 +276,7 @@ def _own(made: Mount, carried: Carried | None) -> set[int]:
     return own
 
 
-# --- the two steps -------------------------------------------------------------------------------------------------
-def _beneath(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
-    if _may_be_interrupted():
-        on_thread(lambda: _tuck_and_detach(standing, made, carried, alone=alone))
-        return
-    before = calls.block_signals()
-    try:
-        _tuck_and_detach(standing, made, carried, alone=alone)
-    finally:
-        calls.restore_signals(before)
-
-
-def _may_be_interrupted() -> bool:
-    """Say whether a signal handler may run here though this thread blocks signals: others may take them for it."""
-    threading = sys.modules.get("threading")
-    return threading is not None and threading.active_count() > 1
-
-
-def _tuck_and_detach(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
-    _tuck(standing, made)
-    try:
-        if alone and not standing.is_parent_shared:
-            standing.keep_to_itself()
-    finally:
-        detach_top(standing)
-    _restore_privacy(standing, made, carried)
-
-
-def _restore_privacy(standing: Standing, made: Mount, carried: Carried | None) -> None:
-    """Make private again what was private: where the parent is shared, the kernel makes shared what is attached there.
-
-    Not before the old one is gone: it goes where the new one is shared to.
-    """
-    if standing.is_parent_shared:
-        for mount in [*([] if standing.is_shared else [made]), *(carried.private if carried is not None else ())]:
-            mount.set(propagation=_PRIVATE)
-
-
-def _tuck(standing: Standing, made: Mount) -> None:
-    marked = standing.mark()
-    try:
-        made.attach_fd(standing.fd, beneath=True)
-    except KernelError as error:
-        if marked:
-            standing.unmark()
-        error.explain(filename=standing.target)
-        raise
-
-
-def _with_gap(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
-    """Take the old one away and attach the new one at once: as short a gap as there can be."""
-    raw = os.fsencode(standing.info.point or standing.target)  # what was given may lead into the old one
-    with _copy_of(standing, recursive=True) as old:
-        before = calls.block_signals()
-        try:
-            if alone and not standing.is_parent_shared:
-                standing.keep_to_itself()
-            detach_top(standing)
-            try:
-                _attach_at(raw, made)
-            except KernelError:
-                try:
-                    _attach_at(raw, made)
-                except KernelError:
-                    _attach_at(raw, old)
-                    raise
-            _restore_privacy(standing, made, carried)
-        finally:
-            calls.restore_signals(before)
-
-
-def _attach_at(raw: bytes, mount: Mount) -> None:
-    with OwnedFd(calls.openat(n.AT_FDCWD, raw, os.O_PATH | os.O_CLOEXEC, 0)) as place:
-        mount.attach_fd(place.fileno())
-
-
+# --- the check afterwards ------------------------------------------------------------------------------------------
 def _look_again(target: StrPath, made: Mount, previous: Previous, own: set[int], order: Order) -> None:
     try:
         refused = order.check_after is not None and not order.check_after(made)

@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from errno import EAGAIN, EBUSY
+from errno import EAGAIN, EBADF, EBUSY, ENOLCK, EOPNOTSUPP
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import Denied, Gone, KernelError, from_errno
+from mountfd.errors import Denied, Gone, KernelError, Missing, NotDirectory, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.verbs.replace.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
     from mountfd.abi.paths import StrPath
+    from mountfd.model.info import MountInfo
 
-__all__ = ["alone", "wait_for_users"]
+__all__ = ["alone", "keep_waiting_below", "wait_for_users"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCK_EX_NB = 2 | 4
 _LOCK_UN = 8
 _PATIENCE = 10.0
 _PAUSE = 0.01
+_CANNOT_LOCK = (EBADF, ENOLCK, EOPNOTSUPP)  # some filesystems of others
+_MANY = 256
 
 
 @contextmanager
@@ -49,6 +53,7 @@ def alone(target: StrPath) -> Iterator[Standing]:
             with _opened(folder) as lock:
                 if lock is not None:
                     _lock(lock, folder, standing, deadline)
+                    standing.lock = lock
                 try:
                     if standing.is_shown():  # or another one was faster, and there is another mount to be replaced
                         yield standing
@@ -57,6 +62,66 @@ def alone(target: StrPath) -> Iterator[Standing]:
                     # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
                     if lock is not None:
                         calls.flock(lock.fileno(), _LOCK_UN)
+
+
+def keep_waiting_below(standing: Standing, rows: list[MountInfo], held: ExitStack) -> list[MountInfo]:
+    """Keep replacements of the mounts below waiting, too, or their outcome would go with the old mount.
+
+    Arguments: rows, what stands below; held, what lets go of the locks. Gives what stands below since none can change.
+    Who waits there finds another mount afterwards, and begins anew with that.
+    """
+    if not rows:
+        return rows
+    deadline = time.monotonic() + _PATIENCE
+    locked: set[bytes] = set()
+    files = set() if standing.lock is None else {_file_of(standing.lock)}
+    while fresh := _folders(standing, rows) - locked:
+        if len(locked) + len(fresh) > _MANY:  # descriptors are few; changes are noticed anyway
+            break
+        for folder in sorted(fresh):
+            _lock_within(standing, folder, files, held, deadline)
+        locked |= fresh
+        rows = standing.below()
+    return rows
+
+
+def _folders(standing: Standing, rows: list[MountInfo]) -> set[bytes]:
+    """Give the directories in which mounts stand, as the old mount leads to them."""
+    home = standing.info.point or "/"
+    points = {row.point for row in rows if row.point is not None and row.point != home}
+    return {os.fsencode(os.path.relpath(os.path.dirname(point), home)) for point in points}
+
+
+def _lock_within(
+    standing: Standing, folder: bytes, files: set[tuple[int, int]], held: ExitStack, deadline: float
+) -> None:
+    try:
+        lock = held.enter_context(OwnedFd(calls.openat(standing.fd, folder, _DIRECTORY, 0)))
+    except (Denied, Missing, NotDirectory):
+        calls.remark(f"replace: {os.fsdecode(folder)!r} can't be opened, so other replacements there aren't waited for")
+        return
+    standing.own_fds.add(lock.fileno())
+    if (file := _file_of(lock)) in files:
+        return  # a lock isn't shared with itself
+    files.add(file)
+    try:
+        _lock(lock, folder, standing, deadline)
+    except KernelError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        calls.remark(f"replace: {os.fsdecode(folder)!r} can't be locked, so other replacements there aren't waited for")
+        return
+    # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
+    held.callback(_unlock, lock)
+
+
+def _unlock(lock: OwnedFd) -> None:
+    calls.flock(lock.fileno(), _LOCK_UN)
+
+
+def _file_of(lock: OwnedFd) -> tuple[int, int]:
+    found = os.fstat(lock.fileno())
+    return found.st_dev, found.st_ino
 
 
 @contextmanager
@@ -96,7 +161,9 @@ def wait_for_users(standing: Standing, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     pause = _PAUSE
     while time.monotonic() < deadline:
-        if all(one.is_own and one.fd == standing.fd for one in holders(id=standing.number) if one.blocks and one.pid):
+        if all(
+            one.is_own and one.fd in standing.own_fds for one in holders(id=standing.number) if one.blocks and one.pid
+        ):
             return
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(pause * 2, 0.25)

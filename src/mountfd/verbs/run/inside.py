@@ -232,7 +232,7 @@ def keeper(scene: Scene, enter: Callable[[], None]) -> NoReturn:
     scene.umask = os.umask(0o022)  # directories that are made for the command must not depend on it
     _die_with(scene.parent)
     enter()
-    # Not before: who is closed to others can't be given id maps. The memory of the caller is here as long as this lives.
+    # Not before: who is closed to others can't be given id maps. The caller's memory is here as long as this lives.
     calls.prctl(n.PR_SET_DUMPABLE, 0, 0, 0, 0)
     if scene.command.pid_namespace:
         # Not before: whose children will live in another pid namespace can start no thread, and some ways to make the

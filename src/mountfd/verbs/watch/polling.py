@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import select
-from errno import ENOENT
 import threading
+from errno import ENOENT
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
