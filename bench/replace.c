@@ -5,7 +5,7 @@
  *                                                  turn, with a millisecond's rest after each, which doesn't count; prints
  *                                                  the microseconds of one, the mean of all
  *     replace guarded TARGET REPETITIONS SOURCE... the same with all the calls that mountfd makes around them: a lock, the
- *                                                  look at what stands there, beneath and below, a clone of the old one
+ *                                                  look at what stands there, beneath and below, before and after, a clone of the old one
  *     replace read TARGET COUNT                    COUNT processes, each in a mount namespace that receives from this one,
  *                                                  read through TARGET until the standard input ends. Prints `ready`,
  *                                                  then how often all read, and how often they found the base, nothing or
@@ -95,11 +95,15 @@ static void set(int fd, uint64_t attributes, uint64_t propagation, int flags)
 static void replace_guarded(const char *target, const char *source)
 {
     static uint64_t ids[64];
+    static char bytes[4096];
+    struct stat about;
+    sigset_t all, before;
     char folder[4096], link[64];
     int fd = must(syscall(NR_OPEN_TREE, AT_FDCWD, source, CLONE_TREE | O_CLOEXEC), "open_tree");
     int old = must(open(target, O_PATH | O_CLOEXEC), "open");
     struct { uint32_t size, fd; uint64_t id, param; } request = {24, 0, id_of(old, ""), 0};
 
+    sigfillset(&all);
     look_at(look_at(request.id, BASIC | POINT), BASIC);
     snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(target, '/') - target), target);
     int lock = must(open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open");
@@ -107,13 +111,18 @@ static void replace_guarded(const char *target, const char *source)
     id_of(AT_FDCWD, target);
     must(syscall(NR_LISTMOUNT, &request, ids, 64, 0), "listmount");
     id_of(fd, "");
+    must(fstat(fd, &about), "fstat");
     set(fd, 0, MS_PRIVATE, RECURSIVE);
     int previous = must(syscall(NR_OPEN_TREE, old, "", CLONE_TREE | O_CLOEXEC | AT_EMPTY_PATH), "open_tree");
+    sigprocmask(SIG_SETMASK, &all, &before);
     set(old, NODIRATIME, 0, 0);
     must(syscall(NR_MOVE_MOUNT, fd, "", old, "", FROM_EMPTY | TO_EMPTY | BENEATH), "move_mount");
-    id_of(AT_FDCWD, target);
+    must(syscall(NR_LISTMOUNT, &request, ids, 64, 0), "listmount");
     snprintf(link, sizeof link, "/proc/self/fd/%d", old);
     must(umount2(link, DETACH), "umount2");
+    if (!syscall(NR_STATMOUNT, &request, bytes, sizeof bytes, 0))
+        must(-1, "the old mount stands still");
+    sigprocmask(SIG_SETMASK, &before, NULL);
     must(flock(lock, LOCK_UN), "flock");
     close(lock);
     close(old);
