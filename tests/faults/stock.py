@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mountfd
 from mountfd import IdMap, Layer, Overlay
 from mountfd.lowlevel import drop_caches
 from tests.support import private
+from tests.support.inject import Watch, killing, watching
 from tests.support.layers import SHIFTED, content, layers, pair
 
 EVERYTHING = {"common": "0", "own0": "0", "own1": "1", "own2": "2"}
@@ -51,3 +54,25 @@ def stock() -> tuple[list[str], bytes, set[str]]:
         with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
             children.update(Path(f"/proc/self/task/{task}/children").read_text().split())
     return fds, Path("/proc/self/mountinfo").read_bytes(), children
+
+
+def killed_at_each_call(act: Callable[[], object], undo: Callable[[], object]) -> Iterator[str]:
+    """Kill a child of this process at each call of what it does, in turn; give the call's name after each.
+
+    Arguments: act; undo, takes away what one that wasn't killed has done. Nothing may be kept in this process by it.
+    """
+    with watching(Watch()) as seen:
+        act()
+    undo()
+    before = stock()
+    for number, name in enumerate(seen.names, 1):
+        child = os.fork()
+        if child == 0:
+            try:
+                with watching(killing(number)):
+                    act()
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
+        yield name
+        assert stock() == before, name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from errno import EBUSY, EINTR, EINVAL, EMFILE, ENOMEM, ENOSPC, EPERM, errorcode
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 
 import mountfd
 from mountfd import MountSpec
-from tests.faults.stock import stock
+from tests.faults.stock import killed_at_each_call
 from tests.faults.test_mount_each_call_fails import each_call_fails
-from tests.support.inject import Watch, killing, watching
+from tests.support.inject import Watch, watching
 from tests.support.layers import fill, table
 from tests.support.specs import cleared, count, fstype, put, tags, vfs
 
@@ -88,19 +87,11 @@ def test_each_call_fails(place: Path, ground: Path, origin: Path, errno: int) ->
 
 def test_killed_at_each_call_it_is_whole_or_not_there_and_swept(place: Path, ground: Path, origin: Path) -> None:
     wanted, point = spec(origin), place / "t"
-    with watching(Watch()) as seen:
-        mountfd.mount(wanted, point)
-    mountfd.unmount(point, recursive=True)
-    before, whole = stock(), 0
-    for number in range(1, len(seen.names) + 1):
-        child = os.fork()
-        if child == 0:
-            try:
-                with watching(killing(number)):
-                    mountfd.mount(wanted, point)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, seen.names[number - 1]
+    calls, whole = 0, 0
+    for name in killed_at_each_call(
+        lambda: mountfd.mount(wanted, point), lambda: mountfd.unmount(point, recursive=True)
+    ):
+        calls += 1
         if count(point):
             whole += 1
             assert {"nodev", "nosuid"} <= vfs(point)
@@ -108,11 +99,10 @@ def test_killed_at_each_call_it_is_whole_or_not_there_and_swept(place: Path, gro
             # Its propagation is set last: until then it is a peer of its source, as every new bind.
             mountfd.mount(MountSpec("", "", options="rprivate"), point)
             mountfd.unmount(point, recursive=True)
-        assert [finding.error for finding in mountfd.sweep(ground)] in ([], [None]), seen.names[number - 1]
+        assert [finding.error for finding in mountfd.sweep(ground)] in ([], [None]), name
         assert os.listdir(ground) == []
-        assert stock() == before, seen.names[number - 1]
         assert count(origin) == 2
-    assert 0 < whole < len(seen.names)
+    assert 0 < whole < calls
 
 
 def test_what_a_shared_ground_is_seen_by_gets_no_copy_of_the_whole(place: Path, ground: Path) -> None:
