@@ -15,6 +15,7 @@ from mountfd.verbs.query.place import HERE, id_of
 from mountfd.verbs.unmount import exact, unmount
 from tests.support.inject import Watch, watching
 from tests.support.mounting import tmpfs
+from tests.support.need import need_unique_ids
 from tests.support.others import in_child
 
 THREADS = 200
@@ -54,6 +55,7 @@ def by_turns(source: Path, point: Path, times: int, wrong: list[str]) -> int:
 
 
 def test_threads_at_one_stack(scratch: Path) -> None:
+    need_unique_ids()
     source, point = tmpfs(scratch / "source"), tmpfs(scratch / "point")
     bottom = lookup(point).id
     wrong: list[str] = []
@@ -70,6 +72,7 @@ def test_threads_at_one_stack(scratch: Path) -> None:
 
 
 def test_processes_at_one_stack(scratch: Path) -> None:
+    need_unique_ids()
     source, point = tmpfs(scratch / "source"), tmpfs(scratch / "point")
     bottom = lookup(point).id
     pids = []
@@ -94,6 +97,7 @@ def test_processes_at_one_stack(scratch: Path) -> None:
 def test_a_directory_that_is_locked_for_something_else_is_waited_for_and_no_obstacle(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need_unique_ids()
     monkeypatch.setattr(exact, "_LOCK_SECONDS", 0.1)
     point = tmpfs(scratch / "point")
     fd = os.open(scratch, os.O_RDONLY)
@@ -108,6 +112,8 @@ def test_a_directory_that_is_locked_for_something_else_is_waited_for_and_no_obst
 
 @pytest.mark.parametrize("by_id", [True, False])
 def test_one_of_many_at_one_mount_takes_it(scratch: Path, *, by_id: bool) -> None:
+    if by_id:
+        need_unique_ids()
     point = tmpfs(scratch / "point")
     number = lookup(point).id
     counts: list[int] = []
@@ -130,6 +136,7 @@ def test_one_of_many_at_one_mount_takes_it(scratch: Path, *, by_id: bool) -> Non
 
 
 def test_a_child_that_was_forked_meanwhile_can_unmount(scratch: Path) -> None:
+    need_unique_ids()
     point = tmpfs(scratch / "point")
     number = lookup(point).id
     reached, go = threading.Event(), threading.Event()
@@ -162,7 +169,7 @@ def test_a_child_that_was_forked_meanwhile_can_unmount(scratch: Path) -> None:
 
 def test_threads_by_path_leave_nothing_and_each_takes_one(place: Path) -> None:
     source, point = tmpfs(place / "source"), tmpfs(place / "point")
-    bottom = lookup(point).id
+    bottom = lookup(point).id_old
     wrong: list[str] = []
 
     def by_path() -> None:
@@ -180,6 +187,6 @@ def test_threads_by_path_leave_nothing_and_each_takes_one(place: Path) -> None:
     for thread in threads:
         thread.join()
     left = 0
-    while lookup(point).id != bottom:
+    while lookup(point).id_old != bottom:
         left += unmount(point)
     assert left == len(wrong)  # each that failed said so, and each other took one

@@ -19,7 +19,7 @@ from mountfd.verbs.routes import forget
 from tests.support import private
 from tests.support.inject import Watch, watching
 from tests.support.layers import ASSEMBLE, SHIFTED, attached, content, fill, inside, layers, line_of, pair, table
-from tests.support.need import need, need_command, need_real_root
+from tests.support.need import need, need_command, need_idmapped_tmpfs, need_real_root
 from tests.support.others import NOBODY, in_child
 from tests.support.program import eventually
 
@@ -111,6 +111,7 @@ def test_lower_layers_are_idmapped(scratch: Path) -> None:
 
 def test_upper_layer_whose_idmap_lacks_the_programs_ids_is_refused(scratch: Path) -> None:
     need_real_root()
+    need_idmapped_tmpfs()
     upper, work = pair(scratch)
     with pytest.raises(NotSupported) as caught:
         assemble(Overlay(layers(scratch, 2), Layer(upper, SHIFTED), work, idmap=SHIFTED))

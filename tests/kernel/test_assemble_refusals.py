@@ -27,6 +27,7 @@ from mountfd import (
 from tests.support import private
 from tests.support.inject import lacking, watching
 from tests.support.layers import ASSEMBLE, SHIFTED, assembled, attached, content, fill, layers, pair
+from tests.support.need import need_idmapped_tmpfs
 from tests.support.others import NOBODY, in_child
 
 pytestmark = pytest.mark.usefixtures("real_root")
@@ -85,6 +86,8 @@ def test_bad_layer_below_a_base_is_named(route: str, scratch: Path, name: str, i
 
 @IDMAPS
 def test_same_directory_twice_through_a_symlink_names_both(route: str, scratch: Path, idmap: IdMap | None) -> None:
+    if idmap is not None:
+        need_idmapped_tmpfs()
     one, two = layers(scratch, 2)
     (scratch / "link").symlink_to(one)
     with pytest.raises(KernelError) as caught:
@@ -97,6 +100,8 @@ def test_same_directory_twice_through_a_symlink_names_both(route: str, scratch: 
 
 @IDMAPS
 def test_nested_layers_are_named(route: str, scratch: Path, idmap: IdMap | None) -> None:
+    if idmap is not None:
+        need_idmapped_tmpfs()
     one, two = layers(scratch, 2)
     inner = fill(one / "a/b")
     with pytest.raises(KernelError) as caught:
@@ -125,6 +130,7 @@ def test_upper_without_work_is_refused_before_any_call(scratch: Path) -> None:
 
 @pytest.mark.parametrize("place", ["/proc/self", "/sys/kernel"])
 def test_filesystem_that_cannot_be_idmapped(route: str, scratch: Path, place: str) -> None:
+    need_idmapped_tmpfs()  # else the layer before is named
     with pytest.raises(NotSupported) as caught:
         assemble(Overlay([*layers(scratch, 1), place], idmap=SHIFTED))
     assert caught.value.filename == place

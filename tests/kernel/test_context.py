@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EINVAL, EOPNOTSUPP
 from pathlib import Path
 
 import pytest
 
-from mountfd import Attr, Busy, Feature, FsContext, InvalidSpec, KernelError, Mount, has, param
+from mountfd import Attr, Busy, Feature, FsContext, InvalidSpec, KernelError, Mount, NotSupported, has, param
+from mountfd.abi import numbers as n
 from mountfd.lowlevel import calls
 from tests.support import private
+from tests.support.inject import Watch, watching
 from tests.support.layers import attached, fill, inside, line_of
 from tests.support.need import need
 
@@ -102,8 +104,26 @@ def test_pick_wants_the_root_of_a_mount(scratch: Path) -> None:
 
 
 def test_exclusive_create_refuses_to_share(real_root: None) -> None:
+    need(has_exclusive_create(), "FSCONFIG_CMD_CREATE_EXCL (Linux 6.6)")
     with FsContext.open("sysfs") as context, pytest.raises(Busy):
         context.create(exclusive=True)
+
+
+def test_exclusive_create_that_the_kernel_lacks_is_named() -> None:
+    older = Watch(lambda _, name, words: EOPNOTSUPP * (name == "fsconfig" and words[1] == n.FSCONFIG_CMD_CREATE_EXCL))
+    with FsContext.open("tmpfs") as context, watching(older), pytest.raises(NotSupported) as caught:
+        context.create(exclusive=True)
+    assert caught.value.feature == "FSCONFIG_CMD_CREATE_EXCL"
+    assert "Linux 6.6" in (caught.value.hint or "")
+
+
+def has_exclusive_create() -> bool:
+    with FsContext.open("tmpfs") as context:
+        try:
+            calls.fsconfig_create_excl(context.fileno())
+        except KernelError:
+            return False
+    return True
 
 
 def test_log_is_read_in_order_and_once() -> None:
@@ -134,6 +154,7 @@ def test_parameter_by_descriptor(scratch: Path) -> None:
 
 
 def test_kind_that_the_filesystem_does_not_take(scratch: Path) -> None:
+    need(has(Feature.OVERLAY_LAYER_APPEND), "OVERLAY_LAYER_APPEND (Linux 6.8)")
     with FsContext.open("overlay") as context, pytest.raises(KernelError) as caught:
         context.set(param.Path("lowerdir+", scratch))
     assert caught.value.errno == EINVAL

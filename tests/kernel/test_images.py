@@ -376,8 +376,9 @@ def test_an_image_on_a_full_disk(images: Images) -> None:
     subprocess.run(["cp", "--sparse=always", images.copy("xfs"), image], check=True)
     fill_up(full / "fill")
     error = images.refusal("xfs", image)
-    assert isinstance(error, LimitReached)
-    assert error.errno == ENOSPC
+    # Older kernels' loop devices say EIO, whatever their files say.
+    assert isinstance(error, KernelError)
+    assert isinstance(error, LimitReached) if error.errno == ENOSPC else error.errno == EIO
     assert (
         error.hint
         == f"the disk that {str(image)!r} lies on is full, and a filesystem writes when it is mounted: ask for `ro`"

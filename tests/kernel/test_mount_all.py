@@ -13,6 +13,7 @@ from mountfd import InvalidSpec, KernelError, MountSpec
 from mountfd.lowlevel import calls
 from tests.support.inject import Watch, lacking, watching
 from tests.support.layers import fill, layers
+from tests.support.need import need_unique_ids
 from tests.support.specs import count, fstype, put, tags
 
 
@@ -186,6 +187,7 @@ def test_copies_that_stay_for_that_are_told(mount_route: str, place: Path) -> No
 
 
 def test_copies_of_what_has_no_peer_elsewhere_go_too(mount_route: str, place: Path) -> None:
+    need_unique_ids()  # those that are used again say nothing of age, so a copy can't be told from an original
     target, peer = shared_target(place)
     source = put("tmpfs", "source", place / "source", ["private"])
     put("tmpfs", "child", source / "child", ["shared"])
@@ -198,6 +200,13 @@ def test_copies_of_what_has_no_peer_elsewhere_go_too(mount_route: str, place: Pa
 def test_a_bind_of_itself_loses_nothing(mount_route: str, place: Path) -> None:
     source = shared_with_children(place)
     with pytest.raises(KernelError):
+        mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], source)
+    assert count(source) == 3
+
+
+def test_a_bind_of_itself_loses_nothing_without_unique_ids_either(mount_route: str, place: Path) -> None:
+    source = shared_with_children(place)
+    with watching(lacking("statx", "statmount", "listmount", errno=ENOSYS)), pytest.raises(KernelError):
         mountfd.mount_all([MountSpec("bind", source, options="rbind"), FAILS], source)
     assert count(source) == 3
 
@@ -227,7 +236,10 @@ def test_a_move_is_refused_since_it_can_not_be_taken_back(mount_route: str, plac
     assert mountfd.is_mount(moved)
 
 
-def test_an_exception_right_after_a_mount_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", [(), ("statx", "statmount", "listmount")], ids=["now", "without ids"])
+def test_an_exception_right_after_a_mount_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("MOUNTFD_ROUTE", "mount:descriptor")
 
     class Interrupting(Watch):
@@ -235,6 +247,10 @@ def test_an_exception_right_after_a_mount_leaves_nothing(place: Path, monkeypatc
             if row.name == "move_mount":
                 raise KeyboardInterrupt
 
-    with watching(Interrupting()), pytest.raises(KeyboardInterrupt):
+    older = Interrupting(lambda _count, name, _arguments: ENOSYS * (name in missing))
+    with watching(older), pytest.raises(KeyboardInterrupt):
         mountfd.mount_all([tmpfs(), tmpfs()], place / "t")
+    assert count(place / "t") == 0
+    with watching(older), pytest.raises(KeyboardInterrupt):
+        mountfd.mount(tmpfs(), place / "t")
     assert count(place / "t") == 0

@@ -15,6 +15,7 @@ from mountfd.verbs.mount import by_string
 from tests.support import private
 from tests.support.inject import Watch, watching
 from tests.support.layers import fill
+from tests.support.need import need_unique_ids
 from tests.support.specs import count, put
 
 MNT_DETACH = 2
@@ -74,6 +75,7 @@ def test_where_the_place_itself_goes_nothing_is_mounted(point: Path) -> None:
 
 
 def test_of_two_new_ones_nobody_can_tell_so_both_stay_and_it_is_said(point: Path) -> None:
+    need_unique_ids()
     with watching(before_mounting(("theirs", point))), pytest.raises(KernelError) as caught:
         mountfd.mount(MountSpec("tmpfs", "c"), point)
     assert caught.value.errno == ESTALE
@@ -88,6 +90,7 @@ def test_one_that_came_and_went_is_no_matter(point: Path) -> None:
 
 
 def test_many_threads_mount_and_unmount_each_its_own(place: Path) -> None:
+    need_unique_ids()
     point, wrong = fill(place / "p"), []
 
     def by_turns() -> None:

@@ -9,6 +9,7 @@ import pytest
 from mountfd import Attr, Busy, Denied, IdMap, KernelError, Mount, NotSupported, Propagation, UserNamespace
 from tests.support import private
 from tests.support.layers import SHIFTED, attached, fill, inside, line_of
+from tests.support.need import need_idmapped_tmpfs
 
 pytestmark = pytest.mark.usefixtures("real_root")
 
@@ -115,6 +116,7 @@ def test_second_idmap_is_denied(scratch: Path) -> None:
 
 
 def test_attached_mount_is_not_idmapped(scratch: Path) -> None:
+    need_idmapped_tmpfs()
     with Mount.open(scratch) as mount, pytest.raises(KernelError) as caught:
         mount.idmap(SHIFTED)
     assert not isinstance(caught.value, NotSupported)
@@ -172,7 +174,7 @@ def test_closed_handle_says_so(scratch: Path) -> None:
 def test_forgotten_handle_is_closed_and_reported(scratch: Path) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.warns(ResourceWarning, match="unclosed"):
-        Mount.clone(scratch).id  # noqa: B018 (the handle is what matters)
+        Mount.clone(scratch).fileno()
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -22,7 +22,7 @@ from tests.support.images import image_file
 from tests.support.inject import lacking, watching
 from tests.support.layers import fill, layers, pair
 from tests.support.mounting import tmpfs
-from tests.support.need import need
+from tests.support.need import need, need_unique_ids
 from tests.support.others import in_child
 from tests.support.program import mountfd as program
 from tests.support.specs import cleared, count, fs, fstype, owner_of, put, tags, vfs
@@ -258,6 +258,7 @@ def test_the_program_under_a_filter_that_knows_no_such_call(
 
 # --- the temporary place that a directory of a filesystem takes by mount(2) -------------------------------------------
 def test_threads_each_get_their_directory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_unique_ids()
     monkeypatch.setenv("MOUNTFD_ROUTE", "mount:string")
     names = [f"d{number}" for number in range(6)]
     for name in names:

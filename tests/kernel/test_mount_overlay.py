@@ -10,11 +10,12 @@ import pytest
 
 import mountfd
 from mountfd import InvalidSpec, KernelError, MountSpec, NotSupported, param
+from mountfd.lowlevel import calls
 from mountfd.model.overlay_text import escape
 from tests.support import private
 from tests.support.inject import Watch, watching
 from tests.support.layers import fill, layers, pair
-from tests.support.need import need_real_root
+from tests.support.need import need, need_real_root
 from tests.support.others import in_child
 from tests.support.specs import count, fs, fstype, in_user_namespace, put, source, tags, vfs
 
@@ -143,10 +144,19 @@ def test_relative_layers(mount_route: str, place: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir("/")
 
 
+def need_data_only(words: str, point: Path) -> None:
+    try:
+        calls.mount(b"overlay", bytes(point), b"overlay", 0, words.encode())
+    except KernelError:
+        need(condition=False, feature="data-only layers of overlays (Linux 6.5)")
+    calls.umount2(bytes(point), 0)
+
+
 def test_layers_of_data_alone(mount_route: str, place: Path) -> None:
     need_real_root()  # overlayfs takes metacopy from no one else
     one, two = layers(place, 2)
     data = fill(place / "data", {"hidden": "h"})
+    need_data_only(f"lowerdir={one}:{two}::{data},metacopy=on", fill(place / "tried"))
     point = put("overlay", "overlay", place / "p", [f"lowerdir={one}:{two}::{data}", "metacopy=on"])
     assert "hidden" not in os.listdir(point)
     assert "own1" in os.listdir(point)

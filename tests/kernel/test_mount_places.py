@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from errno import ENOTDIR, ESTALE
+from errno import ENOSYS, ENOTDIR, ESTALE
 from pathlib import Path
 
 import pytest
@@ -85,7 +85,8 @@ def test_what_somebody_mounted_upon_the_stray_mount_is_not_taken_away(place: Pat
     assert mountfd.lookup(out / "b").source == "tmpfs"
 
 
-def test_another_directory_in_its_place_is_noticed(mount_route: str, place: Path) -> None:
+@pytest.mark.parametrize("missing", [(), ("statx", "statmount", "listmount")], ids=["now", "without ids"])
+def test_another_directory_in_its_place_is_noticed(mount_route: str, place: Path, missing: tuple[str, ...]) -> None:
     root, out = fill(place / "root"), place / "out"
     fill(root / "a/b")
     call = "move_mount" if mount_route == "descriptor" else "mount"
@@ -94,7 +95,7 @@ def test_another_directory_in_its_place_is_noticed(mount_route: str, place: Path
         if name == call and not out.exists():
             (root / "a").rename(out)
             fill(root / "a/b")
-        return 0
+        return ENOSYS if name in missing else 0
 
     with watching(Watch(swap)), pytest.raises(KernelError) as caught:
         mountfd.mount(tmpfs("a/b"), root)

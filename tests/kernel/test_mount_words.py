@@ -16,7 +16,7 @@ from tests.support import private
 from tests.support.inject import Watch, watching
 from tests.support.layers import fill
 from tests.support.mounting import MS_SHARED, change
-from tests.support.need import need_real_root
+from tests.support.need import need_real_root, need_unique_ids
 from tests.support.others import NOBODY, in_child
 from tests.support.specs import count, fs, fstype, in_user_namespace, put, source, tags, vfs
 
@@ -240,6 +240,7 @@ def test_a_source_that_fsconfig_cannot_carry_is_mounted_the_same(mount_route: st
 
 # --- others at the same place --------------------------------------------------------------------------------------
 def test_threads_that_mount_at_one_place_each_get_their_own(mount_route: str, place: Path) -> None:
+    need_unique_ids()
     point, threads = fill(place / "p"), []
     numbers: dict[str, int | None] = {}
 
@@ -256,6 +257,7 @@ def test_threads_that_mount_at_one_place_each_get_their_own(mount_route: str, pl
 
 
 def test_what_others_mount_upon_it_keeps_its_attributes_and_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_unique_ids()
     monkeypatch.setenv("MOUNTFD_ROUTE", "mount:string")
     origin = put("tmpfs", "origin", place / "origin")
     point = fill(place / "p")

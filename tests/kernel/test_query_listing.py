@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import mountfd
-from mountfd import InvalidSpec, KernelError, Missing, MountTable, NotDirectory, lookup, mounts
+from mountfd import Feature, InvalidSpec, KernelError, Missing, MountTable, NotDirectory, lookup, mounts
 from mountfd.lowlevel import calls
 from tests.support.inject import lacking, watching
 from tests.support.mounting import tmpfs
+from tests.support.need import need, need_unique_ids
 from tests.support.others import NOBODY, in_child
 from tests.support.seccomp import forbid
 
@@ -27,6 +28,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     name: str = request.param
     routes = {"by table": "mountinfo", "by id": "listmount"}
     lacks = {"filtered": ("statmount", "listmount"), "nothing": ("statmount", "listmount", "statx")}
+    need(name != "by id" or mountfd.has(Feature.LISTMOUNT), "LISTMOUNT (Linux 6.8)")
     if name in routes:
         monkeypatch.setenv("MOUNTFD_ROUTE", f"mounts:{routes[name]}")
     missing = lacks.get(name, (name[3:],) if name.startswith("no ") else ())
@@ -104,6 +106,7 @@ def test_covered_mounts_are_in_the_whole_listing(way: None, place: Path) -> None
 
 
 def test_unique_ids_come_when_asked_for(place: Path) -> None:
+    need_unique_ids()
     listed = mounts(fields=("id", "parent_id", "point"))
     assert all(mount.id and mount.fstype is None for mount in listed)
     assert set(points(place, mounts(under=place / "a/b", fields=("id", "point")))) == {"a/b/d"}
@@ -148,6 +151,7 @@ def test_a_route_that_names_no_verb_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_mount_that_goes_while_it_is_listed_is_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(mountfd.has(Feature.LISTMOUNT), "LISTMOUNT (Linux 6.8)")  # the table is read at once
     going = [True]
 
     def decide(_count: int, name: str, _arguments: object) -> int:

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import mountfd
-from mountfd import Attr, IdMap, Mount, MountInfo, MountTable, Overlay, Propagation, param
+from mountfd import Attr, Feature, IdMap, Mount, MountInfo, MountTable, Overlay, Propagation, param
 from mountfd.lowlevel import calls
 from mountfd.model.idmap import Extent
 from mountfd.model.info import FIELDS
@@ -19,6 +19,7 @@ from tests.support.mounting import MS_SHARED, MS_SLAVE, bind, change, tmpfs
 from tests.support.need import need, need_real_root
 from tests.support.others import in_child
 
+need(mountfd.has(Feature.LISTMOUNT), "LISTMOUNT (Linux 6.8): there is one route alone")
 ONLY_STATMOUNT = {"id", "parent_id", "ns_id", "uid_map", "gid_map"}
 CLONE_NEWNS, MS_UNBINDABLE = 0x20000, 1 << 17
 BOTH = tuple(name for name in FIELDS if name not in ONLY_STATMOUNT)

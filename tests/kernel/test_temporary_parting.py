@@ -13,7 +13,7 @@ from mountfd import Busy, Denied, KernelError, MountSpec
 from mountfd.verbs.temporary import sweep, temporary_path
 from tests.support.layers import table
 from tests.support.mounting import MS_REC, MS_SHARED, bind, change, tmpfs, umount
-from tests.support.need import need_real_root
+from tests.support.need import need_real_root, need_unique_ids
 from tests.support.others import in_child
 from tests.support.specs import count, in_user_namespace
 from tests.support.temporaries import TMPFS, furnish, left, shared_tree
@@ -54,6 +54,7 @@ def test_it_stays_there_too_when_the_dead_had_bound_it(place: Path, mount_route:
 
 
 def test_copies_at_peers_of_the_location_go_too(place: Path) -> None:
+    need_unique_ids()
     source = shared_tree(place)
     location = tmpfs(place / "location")
     change(location, MS_SHARED)
@@ -93,6 +94,7 @@ def test_a_path_that_was_taken_away_in_the_block(place: Path) -> None:
 
 
 def test_what_was_mounted_in_a_bind_there_goes_from_its_source_too(place: Path) -> None:
+    need_unique_ids()
     source = shared_tree(place)
     before = table()
     with temporary_path(TMPFS, location=place / "tmp") as path:

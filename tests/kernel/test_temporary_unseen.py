@@ -39,7 +39,8 @@ def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     else:
         older = dict.fromkeys(("MOUNT_INSIDE_DETACHED", "CLONE_DETACHED", "OVERLAY_LAYER_DETACHED"), False)
         monkeypatch.setattr(features, "_found", features._found | older)
-        monkeypatch.setenv("MOUNTFD_ROUTE", "assemble:path")
+        way = "path" if mountfd.has(mountfd.Feature.OVERLAY_LAYER_APPEND) else "string"
+        monkeypatch.setenv("MOUNTFD_ROUTE", f"assemble:{way}")
     return kind
 
 

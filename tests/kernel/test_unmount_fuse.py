@@ -14,7 +14,7 @@ from types import FrameType
 
 import pytest
 
-from mountfd import Busy, Denied, is_mount, lookup
+from mountfd import Busy, Denied, Feature, has, is_mount, lookup
 from mountfd.verbs.unmount import fuse, unmount, unmount_all
 from tests.support.images import image_file
 from tests.support.inject import Watch, lacking, watching
@@ -55,6 +55,7 @@ def programs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["plain", "-u", "two\nlines", "a b", os.fsdecode(b"\xff")])
 def test_it_goes_whatever_its_name(mounting: Mounting, name: str) -> None:
+    need(has(Feature.STATMOUNT), "STATMOUNT (Linux 6.8), to tell FUSE")
     point = mounting(name)
     with watching(Watch()) as watch:
         assert unmount(point) == 1
@@ -82,6 +83,7 @@ def test_without_the_program_the_kernel_does_it(mounting: Mounting, programs: Pa
 
 
 def test_the_older_program_is_taken_where_the_newer_is_not(mounting: Mounting, programs: Path) -> None:
+    need(has(Feature.STATMOUNT), "STATMOUNT (Linux 6.8), to tell FUSE")
     point = mounting("point")
     shell = "/bin/sh"
     told = programs.parent / "told"

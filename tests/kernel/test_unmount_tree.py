@@ -19,6 +19,7 @@ from mountfd.verbs.unmount.tree import in_order
 from tests.support.forest import Forest
 from tests.support.inject import Watch, lacking, watching
 from tests.support.mounting import MS_SHARED, bind, change, tmpfs
+from tests.support.need import need_unique_ids
 from tests.support.others import in_child
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
@@ -152,7 +153,26 @@ def test_lazily_the_top_goes_with_all_that_stands_on_it(scratch: Path) -> None:
     assert unmount(place) == 1
 
 
+def test_without_unique_ids_too(scratch: Path) -> None:
+    place = tmpfs(scratch / "place")
+    tmpfs(tmpfs(place / "a") / "b")
+    (scratch / "place" / "outer" / "inner").mkdir(parents=True)
+    tmpfs(scratch / "place" / "outer" / "inner")
+    tmpfs(scratch / "place" / "outer")  # hides it
+    with watching(lacking("statx", "statmount", "listmount", errno=ENOSYS)):
+        assert unmount(place, recursive=True, lazy=True) == 5
+        assert standing(place) == []
+        tmpfs(place)
+        (place / "outer" / "inner").mkdir(parents=True)
+        tmpfs(place / "outer" / "inner")
+        with (tmpfs(place / "outer") / "file").open("w"), pytest.raises(Busy) as caught:
+            unmount(place, recursive=True, wait=0)
+        assert caught.value.filename == str(place / "outer")
+        assert unmount(place, recursive=True) == 3
+
+
 def test_by_id_and_by_handle_only_what_stands_on_that_one(scratch: Path) -> None:
+    need_unique_ids()
     place = tmpfs(scratch / "place")
     lower = lookup(place).id
     number = lookup(tmpfs(place)).id

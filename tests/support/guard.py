@@ -57,7 +57,8 @@ def _difference(before: Snapshot, after: Snapshot) -> list[str]:
     lines = []
     for kind in before:
         lines += [f"left behind: {kind} {thing}" for thing in sorted(after[kind] - before[kind])]
-        lines += [f"taken away: {kind} {thing}" for thing in sorted(before[kind] - after[kind])]
+        if kind != "thread":  # one that was seen before may have been just about to end
+            lines += [f"taken away: {kind} {thing}" for thing in sorted(before[kind] - after[kind])]
     return lines
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+from mountfd import Feature, FsContext, IdMap, MountNamespace, NotSupported, has
 
 
 def need(condition: object, feature: str) -> None:
@@ -26,3 +29,26 @@ def need_real_root() -> None:
     """Skip unless this is root of the whole machine, not only of a user namespace."""
     everyone = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
     need(os.geteuid() == 0 and everyone, "root outside of any user namespace")
+
+
+def need_unique_ids() -> None:
+    """Skip where the library has no id to give: it gives none that the kernel reuses."""
+    need(has(Feature.STATX_MNT_ID_UNIQUE), "STATX_MNT_ID_UNIQUE (Linux 6.8)")
+
+
+def need_walk_of_namespaces() -> None:
+    """Skip where a mount namespace without processes is out of sight."""
+    try:
+        with MountNamespace.current() as own, contextlib.closing(own.others()) as others:  # type: ignore[type-var]
+            next(others).close()
+    except NotSupported:
+        need(condition=False, feature="NS_MNT_GET_NEXT (Linux 6.12)")
+
+
+def need_idmapped_tmpfs() -> None:
+    """Skip where a tmpfs, as the scratch directory's, takes no idmap."""
+    try:
+        with FsContext.open("tmpfs") as context, context.create().mount() as mount:
+            mount.idmap(IdMap.parse("0:100000:1"))
+    except NotSupported:
+        need(condition=False, feature="idmapped tmpfs (Linux 6.3)")

@@ -7,7 +7,7 @@ from errno import EMSGSIZE, ENODATA, ENODEV, EPERM
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.paths import encode
-from mountfd.errors import InvalidSpec, KernelError
+from mountfd.errors import InvalidSpec, KernelError, NotSupported
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.handles.refused import why_no_filesystem, why_not
@@ -113,9 +113,23 @@ class FsContext(OwnedFd):
         """Make the superblock from the parameters, or share one that exists with the same.
 
         Arguments: exclusive, fail with Busy rather than share (Linux 6.6).
+        Raises: NotSupported where the kernel or the filesystem knows no exclusive one.
         Call: fsconfig(2) with FSCONFIG_CMD_CREATE or FSCONFIG_CMD_CREATE_EXCL, Linux 5.2.
         """
-        return self._command(calls.fsconfig_create_excl if exclusive else calls.fsconfig_create)
+        if not exclusive:
+            return self._command(calls.fsconfig_create)
+        try:
+            return self._command(calls.fsconfig_create_excl)
+        except NotSupported as error:
+            hint = "an exclusive superblock takes Linux 6.6, and a filesystem that parses its own parameters"
+            raise NotSupported(
+                error.errno,
+                error.syscall,
+                error.arguments,
+                log=error.log,
+                hint=hint,
+                feature="FSCONFIG_CMD_CREATE_EXCL",
+            ) from error
 
     def reconfigure(self) -> Self:
         """Apply the parameters to the live superblock.

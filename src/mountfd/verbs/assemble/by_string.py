@@ -28,6 +28,9 @@ __all__ = ["build"]
 
 _PAGE_KEPT = 4095
 _MS_RDONLY = 1
+# The words that fsconfig(2) takes for every filesystem, and mount(2) as flags.
+_ON = {"ro": _MS_RDONLY, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25}
+_OFF = {"rw": _MS_RDONLY, "async": 16, "nomand": 64, "nolazytime": 1 << 25}
 _MS_REMOUNT_BIND = 32 | 4096
 _MNT_DETACH = 2
 
@@ -37,8 +40,7 @@ def build(overlay: Overlay, placed: Placed, pair: Pair | None, params: list[Para
     del overlay
     source = next((_text(param) for param in params if param.key == "source"), b"overlay")
     # In mount(2)'s flags this word is the superblock's; the mount's own comes later, by _detached.
-    flags = _ms_flags(attrs) & ~_MS_RDONLY
-    flags |= _MS_RDONLY if any(param.key == "ro" for param in params) else 0
+    flags = _ms_flags(attrs) & ~_MS_RDONLY | _superblock_flags(params)
 
     def act(stage: Stage) -> Mount:
         data = _data(stage, placed, pair, params)
@@ -79,13 +81,21 @@ def _ms_flags(attrs: int) -> int:
     return sum(ms for attr, ms in n.ATTR_TO_MS.items() if attrs & attr)
 
 
+def _superblock_flags(params: list[Param]) -> int:
+    flags = 0
+    for param in params:
+        if isinstance(param, Flag):
+            flags = flags & ~_OFF.get(param.key, 0) | _ON.get(param.key, 0)
+    return flags
+
+
 def _data(stage: Stage, placed: Placed, pair: Pair | None, params: list[Param]) -> bytes:
     regular = b":".join([stage.lower(place) for place in placed.places if not place.layer.data_only])
     data_only = b"".join([b"::" + stage.lower(place) for place in placed.places if place.layer.data_only])
     words = [b"lowerdir=" + regular + data_only]
     if pair is not None:
         words += [b"upperdir=" + stage.writable(pair.upper), b"workdir=" + stage.writable(pair.work)]
-    words += [_word(param) for param in params if param.key not in {"source", "ro", "rw"}]
+    words += [_word(param) for param in params if param.key not in {"source", *_ON, *_OFF}]
     data = b",".join(words)
     if len(data) > _PAGE_KEPT:
         hint = f"mount(2) keeps {_PAGE_KEPT} bytes of options without a word; these have {len(data)}"

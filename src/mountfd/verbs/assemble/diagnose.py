@@ -99,9 +99,10 @@ def _invalid(overlay: Overlay) -> str | None:
             if os.path.exists(os.path.join(_where(work), mark)):
                 return f"the upper layer was used {reason} ({os.path.join(work.path, mark)!r} says so)"
     names = ", ".join(param.key for param in overlay.options) or "none"
+    since = "; layers of data alone take Linux 6.5" if any(layer.data_only for layer in overlay.lower) else ""
     return (
         f"overlayfs took the layers but refused the whole (options: {names}); overlays may be stacked two deep at "
-        "most, and the filesystem of the upper layer must have extended attributes, d_type and whiteouts"
+        f"most, and the filesystem of the upper layer must have extended attributes, d_type and whiteouts{since}"
     )
 
 

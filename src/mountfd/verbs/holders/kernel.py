@@ -20,15 +20,15 @@ from mountfd.model.holder import Holder
 from mountfd.model.mountinfo import unescape
 from mountfd.verbs.enter import on_thread
 from mountfd.verbs.holders.landscape import leads_to
+from mountfd.verbs.holders.processes import Lens
 from mountfd.verbs.query.oldway import OPEN_PATH
-from mountfd.verbs.query.place import HERE, NOFOLLOW, id_of
+from mountfd.verbs.query.place import HERE, NOFOLLOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mountfd.verbs.holders.landscape import Landscape
-    from mountfd.verbs.holders.processes import Lens
 
 __all__ = ["kernel_holders"]
 
@@ -125,7 +125,8 @@ def _both_names(land: Landscape, source: tuple[bytes, int]) -> tuple[bytes | Non
         calls.unshare(_CLONE_FS)
         root = calls.openat(n.AT_FDCWD, os.fsencode(land.target.point or ""), OPEN_PATH | os.O_DIRECTORY, 0)
         try:
-            if id_of(root, b"", HERE) != land.target.id:
+            lens = Lens(unique=land.unique)
+            if not lens.look(b"", HERE, root) or not lens.mount_id or lens.mount_id != land.number:
                 return here, None  # it is covered
             return here, _name_within(root, fd, index)
         finally:

@@ -181,8 +181,11 @@ def _list_by_processes(land: Landscape) -> None:
                 continue
             seen.add(inode)
             rows = parse(read_table(path=b"/proc/%s/mountinfo" % pid.encode()))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended, or is another user's: the scan of processes names those
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended
+        except PermissionError:
+            land.is_whole = False  # another user's: the scan of processes names it, but not where it lives
+            continue
         except KernelError as error:
             if error.errno not in {EINVAL, ESRCH}:  # it is just about to end
                 raise

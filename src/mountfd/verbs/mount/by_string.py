@@ -8,7 +8,7 @@ mounts below take a step each: a failure on the way takes the mount away again.
 from __future__ import annotations
 
 import os
-from errno import E2BIG, EINVAL, EPERM, ESTALE
+from errno import E2BIG, EINVAL, ENOENT, EPERM, ESTALE
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
@@ -93,7 +93,7 @@ def act(spec: MountSpec, options: Options, place: Place, *, reuse_loop: bool, ma
             number = id_of(mount.fileno(), b"", HERE)
             is_ours = _is_ours(number, moved, before)
             if is_ours:
-                place.check(number)
+                place.check(mount)
                 with _blaming(place):
                     finish(options, b"/proc/self/fd/%d" % mount.fileno(), os.fsdecode(path))
         except BaseException:
@@ -119,6 +119,10 @@ class _blaming:  # noqa: N801 (used like a function)
         """Begin."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, KernelError) and error.errno == EINVAL and self.place.is_gone():
+            # Newer kernels say ENOENT themselves.
+            hint = "what the target lies on was unmounted meanwhile, or is out of reach"
+            raise from_errno(ENOENT, error.syscall, error.arguments, filename=self.place.name, hint=hint) from error
         if isinstance(error, KernelError) and str(error.filename).startswith("/proc/self/fd/"):
             error.filename = self.place.name
 

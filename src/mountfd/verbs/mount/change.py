@@ -100,7 +100,7 @@ def move(spec: MountSpec, options: Options, place: Place, *, beneath: bool) -> i
                     hint="the source is no mount, stands on a shared one, is locked, or the target lies within it",
                 )
             raise
-        place.check(number, beneath=beneath)
+        place.check(mount, beneath=beneath)
         propagate(options, mount)
     return number
 

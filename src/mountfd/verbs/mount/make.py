@@ -50,6 +50,7 @@ _RDONLY = 1
 _KEPT = -1
 _ID_MAX = 0xFFFFFFFE
 _ID_DIGITS = 10
+_MNT_DETACH = 2
 _CLONE_NEWUSER = 0x10000000
 
 
@@ -184,7 +185,11 @@ def _with_subdir(mount: Mount, options: Options) -> Mount:
 
         def act() -> Mount:
             mount.attach("/")
-            return _narrowed(mount, subdir, recursive=recursive)
+            try:
+                return _narrowed(mount, subdir, recursive=recursive)
+            finally:
+                # Not left to the namespace's end, which may come a moment later: a loop device would still be in use.
+                calls.umount2(b"/proc/thread-self/fd/%d" % mount.fileno(), _MNT_DETACH)
 
         narrow = in_private_namespace(act)
     mount.close()

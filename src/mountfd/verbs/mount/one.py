@@ -7,7 +7,7 @@ from errno import EINVAL
 from mountfd.abi import calls
 from mountfd.abi.features import Feature, has
 from mountfd.errors import InvalidSpec, KernelError
-from mountfd.verbs.mount.place import take_back
+from mountfd.verbs.mount.place import is_standing, take_back
 from mountfd.verbs.query.place import HERE, id_of
 from mountfd.verbs.routes import choose
 
@@ -103,9 +103,16 @@ def attach_at(
     number = id_of(made.fileno(), b"", HERE)
     if note is not None and number:
         note(number)
-    step(made, place, beneath=beneath)
     try:
-        place.check(number, beneath=beneath)
+        step(made, place, beneath=beneath)
+    except KernelError:
+        raise
+    except BaseException:  # of a signal handler: it may have been attached before
+        if is_standing(made.fileno()):
+            take_back(made)
+        raise
+    try:
+        place.check(made, beneath=beneath)
         propagate(options, made)
     except BaseException:
         take_back(made)

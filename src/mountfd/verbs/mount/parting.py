@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
     from mountfd.model.info import MountInfo
 
-__all__ = ["STAYS", "make_private", "part_below", "part_under"]
+__all__ = ["STAYS", "make_private", "part_below", "part_top", "part_under"]
 
 STAYS = "a bind was parted from its source before it was taken away: copies that had spread elsewhere may stay there"
 _FIELDS = ("id", "parent_id", "id_old", "parent_id_old", "root", "point", "peer_group", "master")
@@ -46,6 +46,25 @@ def part_under(path: StrPath) -> tuple[bool, int]:
     """Do so with everything at and below a path; give as well how many mounts that is."""
     rows = mounts(under=path, fields=_FIELDS)
     return _part(rows), len(rows)
+
+
+def part_top(path: bytes) -> bool:
+    """Do so with the mount on top at a path, and all below it, where it has no unique id.
+
+    What stood there before isn't ours, and may be what ours was bound from.
+    """
+    from mountfd.verbs.query.oldway import old_id_of  # noqa: PLC0415 (only on kernels before 6.8)
+
+    fd = calls.openat(n.AT_FDCWD, path, _PATH_NOFOLLOW, 0)
+    try:
+        number = old_id_of(fd)
+    finally:
+        os.close(fd)
+    rows = mounts(fields=_FIELDS)
+    standing, found = _by_parent(rows), [row for row in rows if row.id_old == number]
+    for row in found:  # which grows meanwhile
+        found += [each for each in standing.get(_key(row), ()) if _key(each) != _key(row)]
+    return _part(found)
 
 
 def make_private(fd: int, *, recursive: bool) -> None:

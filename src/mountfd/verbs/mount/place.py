@@ -10,6 +10,7 @@ from mountfd.abi.paths import encode
 from mountfd.errors import Exists, InvalidSpec, KernelError, Missing, NotDirectory, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.root import Root
+from mountfd.verbs.query.oldway import find_old, old_id_of, read_table
 from mountfd.verbs.query.place import HERE, id_of
 
 TYPE_CHECKING = False
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
     from mountfd.abi.paths import StrPath
     from mountfd.handles.mount import Mount
+    from mountfd.model.info import MountInfo
     from mountfd.model.options import Options
 
-__all__ = ["Directories", "Place", "take_back"]
+__all__ = ["Directories", "Place", "is_standing", "take_back"]
 
 _PATH = os.O_PATH | os.O_CLOEXEC
 _STEP = _PATH | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -108,24 +110,34 @@ class Place:
         """Give a path that leads here now, for programs that take nothing else."""
         return os.fsencode(os.readlink(f"/proc/self/fd/{self.fd}"))
 
-    def check(self, number: int, *, beneath: bool = False) -> None:
+    def check(self, mount: Mount, *, beneath: bool = False) -> None:
         """See that what was attached stands where the path leads, if it had to stay below a root.
 
-        Arguments: number, the new mount's id, or 0 where it has none to be told; beneath, whether it is covered there.
+        Arguments: mount, the new one; beneath, whether it is covered there.
         Raises: KernelError with ESTALE where a directory on the way was moved meanwhile: the mount may stand outside.
         """
         if self._root is None:
             return
         try:
             with self._root.resolve(self._below) as now:
-                found = _parent_of(now.fileno()) if beneath and number else id_of(now.fileno(), b"", HERE)
+                is_there = _is_at(now.fileno(), mount.fileno(), beneath=beneath)
         except (Missing, NotDirectory):
-            found = -1
-        if found != number:
+            is_there = False
+        if not is_there:
             from errno import ESTALE  # noqa: PLC0415 (only on the way out of an error)
 
             hint = "a directory on the way to the target was moved or mounted over meanwhile"
             raise from_errno(ESTALE, "move_mount", (self.name,), filename=self.name, hint=hint)
+
+    def is_gone(self) -> bool:
+        """Say whether what the target lies on is known to stand nowhere here any more."""
+        try:
+            rows = _table()
+            # In a chroot that is no mount's root the table leaves out the mount of that root.
+            return any(row.point == "/" for row in rows) and find_old(rows, old_id_of(self.fd)) is None
+        except KernelError as error:
+            calls.remark(f"whether the target is still there can't be told: {error}")
+            return False
 
     def close(self) -> None:
         """Let go of every descriptor."""
@@ -187,10 +199,26 @@ class Place:
             parent.close()
 
 
-def _parent_of(fd: int) -> int:
+def _is_at(fd: int, mount: int, *, beneath: bool) -> bool:
+    """Say whether a descriptor lies on the mount of another, or on what that lies beneath."""
+    number = id_of(mount, b"", HERE)
+    if not beneath:
+        return id_of(fd, b"", HERE) == number if number else old_id_of(fd) == old_id_of(mount)
     from mountfd.verbs.query.lookup import lookup  # noqa: PLC0415 (few mounts go beneath another)
 
-    return lookup(fd=fd, fields=("parent_id",)).parent_id or 0
+    info = lookup(fd=fd, fields=("parent_id", "parent_id_old"))
+    return info.parent_id == number if number else info.parent_id_old == old_id_of(mount)
+
+
+def is_standing(fd: int) -> bool:
+    """Say whether the mount that a descriptor lies on is attached in this namespace."""
+    return find_old(_table(), old_id_of(fd)) is not None
+
+
+def _table() -> list[MountInfo]:
+    from mountfd.model.mountinfo import parse  # noqa: PLC0415 (only on the way out of an error)
+
+    return parse(read_table())
 
 
 def take_back(mount: Mount) -> None:
@@ -200,7 +228,7 @@ def take_back(mount: Mount) -> None:
     that away is not ours to do.
     """
     number = id_of(mount.fileno(), b"", HERE)
-    if number and _is_covered(number):
+    if _is_covered(number) if number else _is_covered_in_table(mount.fileno()):
         raise InvalidSpec("something was mounted upon the new mount meanwhile, so it stays attached", part="target")
     from mountfd.verbs.mount.parting import make_private  # noqa: PLC0415 (only on the way out of an error)
 
@@ -219,6 +247,12 @@ def _is_parted(number: int) -> bool:
         calls.remark(f"what would go along with a mount that is taken back can't be told: {error}")
         return False
     return True
+
+
+def _is_covered_in_table(fd: int) -> bool:
+    rows = _table()
+    own = find_old(rows, old_id_of(fd))
+    return own is not None and any(row.parent_id_old == own.id_old and row.point == own.point for row in rows)
 
 
 def _is_covered(number: int) -> bool:

@@ -23,8 +23,8 @@ def mount_all(specs: Iterable[MountSpec], target: StrPath, *, reuse_loop: bool =
     """Mount a list, in order, below one place: all of it or nothing.
 
     Arguments: specs; target, reuse_loop, as of `mount`.
-    Every description is understood before anything is done. From Linux 6.15 on, a list whose first has no target, so that
-    all others stand below it, is made as a detached tree and attached in one step: also a kill leaves all of it or
+    Every description is understood before anything is done. From Linux 6.15 on, a list whose first has no target, so
+    that all others stand below it, is made as a detached tree and attached in one step: also a kill leaves all of it or
     nothing. Remounts, FUSE programs, stacks, and what stands on a bind, make it one after the other. When one fails
     then, what was mounted is taken away again, last first; a remount or propagation that was done stays. What stands
     below the source of an rbind stays there; where that, the source and the target are shared, copies that spread to
@@ -78,7 +78,7 @@ def _one_by_one(listed: list[MountSpec], target: StrPath, *, reuse_loop: bool, a
 
 
 def _take_away(done: list[tuple[MountSpec, int | None]], target: StrPath, cause: BaseException) -> list[BaseException]:
-    from mountfd.verbs.mount.parting import STAYS, part_below, part_under  # noqa: PLC0415 (only on the way out)
+    from mountfd.verbs.mount.parting import STAYS, part_below, part_top  # noqa: PLC0415 (only on the way out)
     from mountfd.verbs.query.asking import stands  # noqa: PLC0415
     from mountfd.verbs.unmount import unmount  # noqa: PLC0415
 
@@ -90,7 +90,7 @@ def _take_away(done: list[tuple[MountSpec, int | None]], target: StrPath, cause:
             if number is None:
                 with Place(target, spec.target, spec.understood()) as place:
                     path = place.path()
-                stays, _ = part_under(path)
+                stays = part_top(path)
                 unmount(path, lazy=True, wait=0)
             elif not stands(number):
                 continue  # it was never attached, or is gone already

@@ -86,7 +86,7 @@ class _Tree:
                 return False
             branch = self._make(spec)
             step(branch, place)
-            place.check(self.ids[-1])
+            place.check(branch)
             self.made.take(place.made)
         self._branches.append((options, branch))
         return True

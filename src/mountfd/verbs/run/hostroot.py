@@ -176,7 +176,7 @@ def _over(scratch: Scratch, path: str) -> Mount:
     try:
         return scratch.over([path], _flags_of(path))
     except KernelError as error:
-        if error.errno == EINVAL and error.syscall == "fsconfig" and _is_on_overlay(path):
+        if error.errno == EINVAL and error.syscall in {"fsconfig", "mount"} and _is_on_overlay(path):
             hint = (
                 f"{path!r} lies on an overlay, which may be a layer of one more, but no deeper, as in a run inside a "
                 "run inside a run: the kernel stacks two; name a --layer that lies elsewhere"

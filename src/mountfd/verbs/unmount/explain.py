@@ -7,6 +7,7 @@ from errno import EINVAL, EPERM
 
 from mountfd.errors import KernelError, Missing, MountfdError, from_errno
 from mountfd.verbs.query.asking import stands
+from mountfd.verbs.unmount.target import is_in_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def raise_unless_gone(error: KernelError, aim: Aim, seen: Seen) -> None:
 def _is_known_to_stand(seen: Seen, *, otherwise: bool) -> bool:
     """Say whether the mount that was seen stands in this namespace; something else where the kernel doesn't tell."""
     try:
-        return stands(seen.unique) if seen.unique else otherwise
+        return stands(seen.unique) if seen.unique else is_in_table(seen.number)
     except KernelError:
         return otherwise
 

@@ -17,7 +17,7 @@ from mountfd.verbs.query.place import FOLLOW
 from mountfd.verbs.unmount.exact import check_on_top, take_checked
 from mountfd.verbs.unmount.explain import hidden_there, refuse_symlink
 from mountfd.verbs.unmount.one import patiently, take
-from mountfd.verbs.unmount.target import Aim, look, refuse_own_root
+from mountfd.verbs.unmount.target import Aim, is_in_table, look, refuse_own_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def take_tree(aim: Aim, flags: int, deadline: float) -> int:
     if seen.is_root:
         refuse_own_root(aim, seen)
         if flags & _DETACH:
-            along = len(list_below(seen.unique)) if seen.unique else 0
+            along = len(list_below(seen.unique)) if seen.unique else _count_below(seen.number)
             return take(aim, flags, deadline) + along
     elif not aim.follow:
         refuse_symlink(aim)
@@ -67,7 +67,9 @@ def take_tree(aim: Aim, flags: int, deadline: float) -> int:
         count += sweep.count
         if sweep.errors:
             _raise_all(sweep.errors, count, aim.path)
-        if not sweep.is_stale and (rows or not seen.is_root or not aim.look().is_root):
+        # Of reused ids nobody can tell what came meanwhile: so until nothing is left.
+        is_sure = all(row.id for row in rows) and not sweep.is_stale
+        if is_sure and (rows or not seen.is_root or not aim.look().is_root):
             return count
     hint = "mounts come there faster than they are unmounted"
     raise from_errno(EBUSY, "umount2", (aim.raw, flags), filename=aim.path, hint=hint)
@@ -130,6 +132,10 @@ class _Sweep:
                 return take(Aim(raw), self._flags, self._deadline)
             except Gone:
                 return 0  # somebody else took it, and what it covered has a row of its own
+            except Missing as error:
+                if is_in_table(_key(row)):
+                    raise _Changed from error  # what hides it stays
+                return 0
         count, aim = 0, Aim(raw, number)
         while stands(number):  # what came on top of it is below the target, too
             count += patiently(aim, self._deadline, lambda: self._attempt(aim))
@@ -159,6 +165,17 @@ def _has_any_on_it(number: int) -> bool:
         if error.errno != ENOENT:
             raise
         return False
+
+
+def _count_below(number: int) -> int:
+    """Count what stands on a mount with a reused id."""
+    below: dict[int, list[MountInfo]] = {}
+    for row in mounts(fields=_FIELDS):
+        below.setdefault(row.parent_id_old or 0, []).append(row)
+    found = [row for row in below.get(number, ()) if row.id_old != number]
+    for row in found:  # which grows meanwhile
+        found += below.get(row.id_old or 0, ())
+    return len(found)
 
 
 def _listed(aim: Aim) -> list[MountInfo]:
