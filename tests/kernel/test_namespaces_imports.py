@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import mountfd
 from mountfd import MountNamespace
 from tests.support.layers import fill
 from tests.support.need import need_real_root
+from tests.support.others import in_child
 from tests.support.program import SCRIPT
 
 need_real_root()
@@ -130,3 +132,58 @@ def test_a_replacement_in_another_namespace_imports_nothing_there(scratch: Path)
         made.attach(one, "/point")
         with mountfd.replace("/point", scratch / "two", namespaces=[made]):
             assert made.call(lambda: Path("/point/file").read_text()) == "two"
+
+
+def test_a_thread_that_outlives_the_call_is_refused_too(root: Path) -> None:
+    go = threading.Event()
+    refused: list[str] = []
+
+    def other() -> None:
+        go.wait(20)
+        try:
+            load()
+        except ImportError as error:
+            refused.append(str(error))
+
+    threads: list[threading.Thread] = []
+
+    def start() -> None:
+        threads.append(threading.Thread(target=other))
+        threads[0].start()
+
+    with MountNamespace.new(root) as made:
+        made.call(start)
+    go.set()
+    threads[0].join()
+    assert len(refused) == 1
+    assert "planted" not in sys.modules
+
+
+def test_what_the_root_says_of_itself_is_not_believed(root: Path) -> None:
+    fill(root / f"proc/{os.getpid()}")
+    (root / f"proc/{os.getpid()}/root").symlink_to("/")
+    test_a_thread_that_is_started_there_is_refused_too(root)
+
+
+def test_a_codec_that_was_refused_is_found_afterwards(root: Path) -> None:
+    name = next(name for name in ("cp037", "cp1140", "cp875", "cp424") if f"encodings.{name}" not in sys.modules)
+
+    def use() -> bytes:
+        return "x".encode(name)
+
+    with MountNamespace.new(root) as made, pytest.raises(LookupError, match="isn't loaded yet"):
+        made.call(use)
+    assert use()
+
+
+def test_a_process_that_moves_to_another_root_imports_from_there(root: Path, scratch: Path) -> None:
+    def act() -> bool:
+        with MountNamespace.new(root) as made:
+            made.call(lambda: None)
+        os.chroot(root)
+        os.chdir("/")
+        importlib.invalidate_caches()
+        load()
+        return bool(sys.modules["planted"].RAN)
+
+    assert in_child(act)

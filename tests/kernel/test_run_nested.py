@@ -88,7 +88,7 @@ def test_a_run_in_a_run_of_an_ordinary_user(subordinate: str | None) -> None:
     if subordinate is not None:
         need_command("newuidmap")
     script = "id -u; cat /proc/self/uid_map; touch /tmp/mountfd-inner; ls -d /usr /etc /var"
-    done = ordinary("run", "--", *MOUNTFD, "run", "--", "sh", "-c", script, subordinate=subordinate)
+    done = ordinary("run", *VISIBLE, "--", *MOUNTFD, "run", "--", "sh", "-c", script, subordinate=subordinate)
     more = ["1", "1", "65536"] if subordinate else []
     assert (done.returncode, done.stdout.split()) == (0, [*OWN, *more, "/etc", "/usr", "/var"])
     assert done.stderr.count("mountfd: ") == (0 if subordinate else 1)
@@ -103,7 +103,7 @@ def test_changes_of_an_inner_run_are_discarded() -> None:
     os.chown(place, 65533, 65533)
     try:
         script = script.replace("/opt", str(place))
-        done = ordinary("run", "--", "sh", "-c", script, subordinate="65533:400000:65536\n")
+        done = ordinary("run", *VISIBLE, "--", "sh", "-c", script, subordinate="65533:400000:65536\n")
         assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["inner", "mine"], "")
         assert os.listdir(place) == []
     finally:
@@ -116,7 +116,7 @@ def test_a_third_level_is_refused_in_words() -> None:
     assert "Invalid argument" in done.stderr
     assert "lies on an overlay" in done.stderr
     assert "left out" not in done.stderr
-    other = ordinary("run", "--", *MOUNTFD, "run", "--", *MOUNTFD, "run", "true")
+    other = ordinary("run", *VISIBLE, "--", *MOUNTFD, "run", *VISIBLE, "--", *MOUNTFD, "run", "true")
     assert other.returncode == 125
     assert "lies on an overlay" in other.stderr
 

@@ -11,7 +11,7 @@ import pytest
 from mountfd import Feature
 from tests.kernel.test_run_ordinary import ordinary
 from tests.support.need import need, need_command, need_real_root
-from tests.support.program import MOUNTFD, mountfd
+from tests.support.program import MOUNTFD, VISIBLE, mountfd
 
 need_real_root()
 
@@ -57,8 +57,8 @@ def test_a_fuse_that_is_closed_is_raised_with_its_hint() -> None:
 @pytest.mark.parametrize("more", [[], ["--idmap", "0:5:10"]])
 def test_a_run_in_a_run_never_ends_in_a_program_that_is_missing(more: list[str]) -> None:
     # The outer root is a tmpfs with overlays on it: what those refuse must not leave an empty root.
-    inner = [*MOUNTFD, "run", *more, "--", *MOUNTFD, "run", "--", "id"]
-    done = ordinary("run", "--", *inner, subordinate="65533:400000:65536\n")
+    inner = [*MOUNTFD, "run", *VISIBLE, *more, "--", *MOUNTFD, "run", "--", "id"]
+    done = ordinary("run", *VISIBLE, "--", *inner, subordinate="65533:400000:65536\n")
     assert done.returncode == 125
     assert "hint: " in done.stderr
     assert "execve" not in done.stderr

@@ -10,6 +10,9 @@ import os
 import sys
 from _thread import get_ident
 
+from mountfd.abi import numbers as n
+from mountfd.verbs.query.place import NOFOLLOW, id_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,17 +32,23 @@ LATE = (
 _OTHERS = ("mountfd.cli", "mountfd.view", "mountfd.__main__")
 
 _elsewhere: set[int] = set()  # threads that are in another root
+_home: list[tuple[int, int, int]] = []  # our own root: device, inode and mount
 _loaded: list[bool] = []
 
 
 class _Refusal:
-    """A finder that comes before all others, and finds nothing; in a foreign root it ends the search."""
+    """A finder that comes before all others, and finds nothing; in a foreign root it ends the search.
+
+    It stays: a thread that was started there stays in that root when all who entered it have gone.
+    """
 
     @staticmethod
     def find_spec(name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        if not _elsewhere or name in sys.builtin_module_names or not _is_elsewhere():
+        if not _home or name in sys.builtin_module_names or not _is_elsewhere():
             return None
         words = f"{name} isn't loaded yet, and would come from the root that this thread is in: import it before"
+        if name.startswith("encodings."):
+            raise LookupError(words)  # of an ImportError that package would make "no such codec", for good
         raise ImportError(words, name=name)
 
 
@@ -47,10 +56,19 @@ def _is_elsewhere() -> bool:
     """Say whether this thread is in another root: one that was brought there, or that such a one has started."""
     if get_ident() in _elsewhere:
         return True
-    try:
-        return not os.path.samestat(os.stat("/"), os.stat(f"/proc/{os.getpid()}/root/."))
-    except OSError:
-        return True  # a root without /proc isn't ours, which has one wherever namespaces are entered
+    here = _root()
+    if here == _home[0]:
+        return False
+    threading = sys.modules.get("threading")
+    if threading is None or get_ident() != threading.main_thread().ident:
+        return True
+    _home[:] = [here]  # the process itself has moved
+    return False
+
+
+def _root() -> tuple[int, int, int]:
+    about = os.stat("/")
+    return about.st_dev, about.st_ino, id_of(n.AT_FDCWD, b"/", NOFOLLOW)
 
 
 def without_imports(act: Callable[[], T]) -> T:
@@ -60,6 +78,8 @@ def without_imports(act: Callable[[], T]) -> T:
     """
     if not sys.meta_path or sys.meta_path[0] is not _Refusal:
         sys.meta_path.insert(0, _Refusal)  # a class serves as well as an object
+    if not _home:
+        _home[:] = [_root()]  # this thread is at home still
     _elsewhere.add(get_ident())
     try:
         return act()
@@ -77,6 +97,6 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(sys.modules["mountfd"].__path__, "mountfd."):
         if not module.name.startswith(_OTHERS):
             import_module(module.name)
-    for name in LATE:
+    for name in (*LATE, "encodings.idna"):  # the last for names of hosts
         import_module(name)
     _loaded[:] = [True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from _thread import start_new_thread
+from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["descriptor_by_thread", "finish_on_thread"]
 
 _A_MOMENT = 1.0
+_SLICE = 0.05
 
 
 def finish_on_thread(  # noqa: C901 (each call of a function would be one more place where a handler can raise)
@@ -41,25 +43,28 @@ def finish_on_thread(  # noqa: C901 (each call of a function would be one more p
             ended.release()
 
     interruption: BaseException | None = None
-    given_up = False
-    patience = _A_MOMENT  # for a thread of which isn't known whether it has started
+    is_known, given_up = False, False  # whether it has started; whether give_up went through
+    until = monotonic() + _A_MOMENT
     try:
         start_new_thread(whole, ())
-        patience = -1
+        is_known = True
     except RuntimeError:  # the limit on threads is reached
         raise
     except BaseException as error:  # noqa: BLE001 (a handler's)
         interruption = error
-    while not over:  # a handler may also raise when the lock has just been had
+    while not over and (is_known or begun or monotonic() < until):
         try:
-            if interruption is not None and not given_up:
-                give_up()
-                given_up = True
-            ended.acquire(timeout=patience)
-            if patience != -1 and not begun:
-                break
-            patience = -1
-        except BaseException as error:  # noqa: BLE001 (raised again as soon as the thread is through)
+            # Twice, since a handler can raise at the very end of an except, too.
+            while not over and (is_known or begun or monotonic() < until):
+                try:
+                    if interruption is not None and not given_up:
+                        give_up()
+                        given_up = True
+                    # Not for ever: of a signal that came right before it, the handler runs after it.
+                    ended.acquire(timeout=_SLICE)
+                except BaseException as error:  # noqa: BLE001 (raised again as soon as the thread is through)
+                    interruption = error
+        except BaseException as error:  # noqa: BLE001 (the same)
             interruption = error
     if interruption is not None:
         raise interruption

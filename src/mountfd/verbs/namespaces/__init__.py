@@ -150,8 +150,9 @@ class MountNamespace(mountns.MountNamespace):
         Arguments: argv, the program, looked for along the PATH of env inside, and its words; env, its environment
         (None: ours); cwd, its directory; pass_fds, descriptors that it gets besides the standard streams: no others,
         since one could lead it out of its root. It has our other namespaces and ids, and lives on when this process is
-        killed: `mountfd.run` is for more. Where the namespace belongs to another user namespace, which the caller made,
-        as does that of one's own `mountfd.run`, the command is in that one, too, with what its ids may do there.
+        killed: `mountfd.run` is for more. Where the namespace belongs to another user namespace, and the caller isn't
+        root but made that, as by `mountfd.run`, the command is in that one, too, with what its ids may do there. Root's
+        stays the machine's root, whatever programs that root holds.
         An exception that a signal handler raises meanwhile, KeyboardInterrupt above all, kills the command. SIGCHLD
         is held back until it has ended; in the main thread, so is the handler of it.
         Raises: Missing or another KernelError with syscall "execve" or "chdir"; MountfdError where somebody else in

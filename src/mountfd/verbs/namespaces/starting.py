@@ -33,7 +33,7 @@ _TAKEN = "the command has ended, but somebody else in this process waited for it
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def run_there(
+def run_there(  # noqa: C901 (each call of a function would be one more place where a handler can raise)
     namespace: MountNamespace, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str, passing: Collection[int]
 ) -> int:
     """Run a command whose root is the namespace's; give its exit status. Arguments and errors are those of `run`."""
@@ -73,11 +73,16 @@ def run_there(
         held.hold()
         return command.by_thread(body)
     finally:
-        # Handlers may raise in this, too, and the caller must get its own handler and mask back all the same.
+        # Handlers may raise in this, too, and the caller must get its own handler and mask back all the same: twice,
+        # since one can raise at the very end of an except.
         while not held.is_over:
             try:
-                held.restore()
-            except BaseException as error:  # noqa: BLE001 (raised again below)
+                while not held.is_over:
+                    try:
+                        held.restore()
+                    except BaseException as error:  # noqa: BLE001 (raised again below)
+                        interruption = error
+            except BaseException as error:  # noqa: BLE001 (the same)
                 interruption = error
         if interruption is not None:
             raise interruption
