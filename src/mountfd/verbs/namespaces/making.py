@@ -20,6 +20,7 @@ from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has
 from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError, NotDirectory
+from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 from mountfd.handles.refused import why_not
 from mountfd.verbs.namespaces.entering import enter_copy_of_host, rooted_at
@@ -79,9 +80,17 @@ def route() -> str:
 def _refuse_if_covered(copy: Mount) -> None:
     """Raise InvalidSpec where a mount stands on the root itself: unmounting and pivoting would meet that instead."""
     # From the root of a detached mount `..` leads to what stands on it.
-    if id_of(copy.fileno(), b"..", NOFOLLOW) != id_of(copy.fileno(), b"", HERE):
+    own = id_of(copy.fileno(), b"", HERE)
+    if (id_of(copy.fileno(), b"..", NOFOLLOW) != own) if own else _is_covered_without_ids(copy):
         words = "another mount stands on the root that was asked for, and covers it: take that away, or name it instead"
         raise InvalidSpec(words, part="root")
+
+
+def _is_covered_without_ids(copy: Mount) -> bool:
+    from mountfd.verbs.query.oldway import old_id_of  # noqa: PLC0415 (only on kernels before 6.8)
+
+    with OwnedFd(calls.openat(copy.fileno(), b"..", os.O_PATH | os.O_CLOEXEC, 0)) as above:
+        return old_id_of(above.fileno()) != old_id_of(copy.fileno())
 
 
 def _copied(root: Mount) -> Mount:
