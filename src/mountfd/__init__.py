@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from mountfd.verbs.mount import detached, mount, mount_all
     from mountfd.verbs.namespaces import MountNamespace
     from mountfd.verbs.query import is_mount, lookup, mounts
-    from mountfd.verbs.replace import PartlyReplaced, Previous, replace
+    from mountfd.verbs.replace import Previous, replace
+    from mountfd.verbs.replace.everywhere import PartlyReplaced
     from mountfd.verbs.run import run
     from mountfd.verbs.temporary import Finding, sweep, temporary, temporary_path
     from mountfd.verbs.unmount import unmount, unmount_all
@@ -144,7 +145,8 @@ _HOMES = {
     "mountfd.verbs.mount": "detached mount mount_all",
     "mountfd.verbs.namespaces": "MountNamespace",
     "mountfd.verbs.query": "is_mount lookup mounts",
-    "mountfd.verbs.replace": "PartlyReplaced Previous replace",
+    "mountfd.verbs.replace": "Previous replace",
+    "mountfd.verbs.replace.everywhere": "PartlyReplaced",
     "mountfd.verbs.run": "run",
     "mountfd.verbs.temporary": "Finding sweep temporary temporary_path",
     "mountfd.verbs.unmount": "unmount unmount_all",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mountfd import Feature
-from tests.support.need import need, need_command, need_real_root
+from tests.support.need import need, need_command, need_real_root, no_user_namespaces
 from tests.support.program import MOUNTFD, mountfd
 
 need_real_root()
@@ -121,16 +121,8 @@ def test_doctor_of_root_has_one_column() -> None:
 
 
 def test_doctor_tells_where_user_namespaces_are_refused() -> None:
-    sysctl = Path("/proc/sys/user/max_user_namespaces")
-    before = sysctl.read_text()
-    try:
-        sysctl.write_text("0")
-    except PermissionError:
-        need(condition=False, feature="CAP_SYS_RESOURCE")
-    try:
+    with no_user_namespaces():
         done = mountfd("doctor", before=ANYBODY)
-    finally:
-        sysctl.write_text(before)
     assert done.returncode == 0
     assert "no user namespace of your own" in done.stdout
 

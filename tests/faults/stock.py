@@ -56,10 +56,13 @@ def stock() -> tuple[list[str], bytes, set[str]]:
     return fds, Path("/proc/self/mountinfo").read_bytes(), children
 
 
-def killed_at_each_call(act: Callable[[], object], undo: Callable[[], object]) -> Iterator[str]:
+def killed_at_each_call(
+    act: Callable[[], object], undo: Callable[[], object] = lambda: None, *, otherwise: tuple[int, ...] = ()
+) -> Iterator[str]:
     """Kill a child of this process at each call of what it does, in turn; give the call's name after each.
 
-    Arguments: act; undo, takes away what one that wasn't killed has done. Nothing may be kept in this process by it.
+    Arguments: act; undo, takes away what one that wasn't killed has done; otherwise, the statuses that a child may end
+    with as well, because a process of its own was killed. Nothing may be kept in this process by it.
     """
     with watching(Watch()) as seen:
         act()
@@ -73,6 +76,6 @@ def killed_at_each_call(act: Callable[[], object], undo: Callable[[], object]) -
                     act()
             finally:
                 os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (-signal.SIGKILL, *otherwise), name
         yield name
         assert stock() == before, name

@@ -14,9 +14,9 @@ import mountfd
 from mountfd import Gone, Mount, MountfdError, MountNamespace, UserNamespace
 from mountfd.lowlevel import calls, drop_caches
 from mountfd.verbs.handing import lock_mount
-from tests.faults.stock import stock
+from tests.faults.stock import killed_at_each_call, stock
 from tests.faults.test_killed import no_process_lives_on, orphanage
-from tests.support.inject import Watch, killing, watching
+from tests.support.inject import Watch, watching
 from tests.support.layers import SHIFTED
 from tests.support.namespaces import ROUTES, bare_root, forced
 from tests.support.need import need
@@ -36,28 +36,17 @@ def showing(place: Path) -> int:
     return found
 
 
-def killed_at_each_call(act: Callable[[], None], place: Path, *, least: int) -> None:
+def nothing_lives_on(act: Callable[[], None], place: Path, *, least: int) -> None:
     act()
-    with watching(Watch()) as seen:
-        act()
-    before = stock()
     assert eventually(lambda: showing(place) == 1)
-    for number in range(1, len(seen.names) + 1):
-        child = os.fork()
-        if child == 0:
-            try:
-                with watching(killing(number)):
-                    act()
-            finally:
-                os._exit(1)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        # 1: it was the process that crosses, which counts on by itself, and this one said so.
-        assert status in (-signal.SIGKILL, 1), (number, seen.names[number - 1])
-        assert no_process_lives_on(), (number, seen.names[number - 1])
-        assert stock() == before, (number, seen.names[number - 1])
+    calls = 0
+    # 1: it was the process that crosses, which counts on by itself, and this one said so.
+    for name in killed_at_each_call(act, otherwise=(1,)):
+        calls += 1
+        assert no_process_lives_on(), (calls, name)
         # A busy machine drops what a process had some time after it tells of its end.
-        assert eventually(lambda: showing(place) == 1), (number, seen.names[number - 1])
-    assert len(seen.names) > least
+        assert eventually(lambda: showing(place) == 1), (calls, name)
+    assert calls > least
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -70,7 +59,7 @@ def test_while_one_is_made_and_a_command_runs(route: str, scratch: Path, orphana
             assert made.run(["/bin/true"]) == 0
 
     with forced(route):
-        killed_at_each_call(act, scratch, least=6)
+        nothing_lives_on(act, scratch, least=6)
 
 
 @pytest.mark.usefixtures("real_root")
@@ -81,7 +70,7 @@ def test_while_one_is_made_for_another_user_namespace(scratch: Path, orphanage: 
             drop_caches()
             MountNamespace.new(scratch, owner=owner).close()
 
-        killed_at_each_call(act, scratch, least=15)
+        nothing_lives_on(act, scratch, least=15)
 
 
 @pytest.mark.usefixtures("real_root")

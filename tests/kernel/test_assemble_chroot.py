@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -13,22 +11,9 @@ from mountfd import Missing, Overlay, assemble
 from tests.support.inject import Watch, watching
 from tests.support.layers import content, fill
 from tests.support.mounting import MS_REC, MS_SHARED, bind, change, umount
-from tests.support.others import in_child
+from tests.support.others import in_chroot
 
 pytestmark = pytest.mark.usefixtures("real_root")
-
-T = TypeVar("T")
-
-
-def from_jail(jail: Path, act: Callable[[], T]) -> T:
-    """Act in a chroot that is a directory of a mount."""
-
-    def jailed() -> T:
-        os.chroot(jail)
-        os.chdir("/")
-        return act()
-
-    return in_child(jailed)
 
 
 @pytest.fixture
@@ -51,7 +36,7 @@ def test_layers_are_found_where_the_caller_sees_them(route: str, jail: Path) -> 
     assembled_from(str(jail))  # what is loaded when first asked for isn't in sight of the jail
     bind(Path("/proc"), jail / "proc", MS_REC)
     try:
-        assert from_jail(jail, lambda: assembled_from("")) == {"f": "1", "g": "2"}
+        assert in_chroot(jail, lambda: assembled_from("")) == {"f": "1", "g": "2"}
     finally:
         umount(jail / "proc")
 
@@ -78,7 +63,7 @@ def test_nothing_that_is_attached_on_the_way_is_seen_by_others(
         return seen, watch.names.count("mount")
 
     try:
-        seen, mounted = from_jail(jail, act)
+        seen, mounted = in_chroot(jail, act)
         assert seen == {Path(outside).read_bytes()}
         assert mounted > 1
     finally:
@@ -89,5 +74,5 @@ def test_without_proc_it_is_said_what_is_missing(jail: Path, monkeypatch: pytest
     monkeypatch.setenv("MOUNTFD_ROUTE", "assemble:string")
     assembled_from(str(jail))
     with pytest.raises(Missing) as caught:
-        from_jail(jail, lambda: assembled_from(""))
+        in_chroot(jail, lambda: assembled_from(""))
     assert "/proc" in str(caught.value.hint)

@@ -216,7 +216,7 @@ def test_a_program_that_is_not_installed(place: Path, how: str) -> None:
 
 
 def test_no_fuse_at_all(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mountfd.verbs.mount.helper._PATH", str(place))
+    monkeypatch.setattr("mountfd.handles.programs.PATH", str(place))
     monkeypatch.setenv("PATH", str(place))
     for family, package in (("fuse", "fuse"), ("fuse3", "fuse3")):
         with pytest.raises(NotSupported) as caught:

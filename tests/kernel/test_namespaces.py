@@ -32,7 +32,7 @@ from tests.support.layers import SHIFTED, layers, pair
 from tests.support.mounting import bind, tmpfs, umount
 from tests.support.namespaces import ROUTES, bare_root, forced, in_user_namespace, points
 from tests.support.need import need
-from tests.support.others import NOBODY, in_child
+from tests.support.others import NOBODY, in_child, in_chroot
 
 
 @pytest.fixture(params=ROUTES)
@@ -321,15 +321,6 @@ def test_from_many_threads_at_once(way: str, scratch: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-def in_chroot(root: Path, act: Callable[[], object]) -> object:
-    def body() -> object:
-        os.chroot(root)
-        os.chdir("/")
-        return act()
-
-    return in_child(body)
 
 
 def test_in_a_chroot(way: str, scratch: Path) -> None:

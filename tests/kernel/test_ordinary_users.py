@@ -36,7 +36,7 @@ from mountfd.lowlevel import calls
 from mountfd.verbs.routes import forget
 from tests.support import private
 from tests.support.layers import content, fill, inside, layers, pair
-from tests.support.need import need, need_command, need_real_root
+from tests.support.need import need_command, need_real_root, need_user_namespaces
 from tests.support.others import NOBODY, in_child
 
 need_real_root()
@@ -47,9 +47,7 @@ _PR_SET_DUMPABLE = 4
 
 @pytest.fixture(autouse=True)
 def _namespaces_for_everybody() -> None:
-    user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
-    done = subprocess.run([*user, "unshare", "--user", "true"], check=False, capture_output=True)
-    need(done.returncode == 0, "user namespaces for ordinary users")
+    need_user_namespaces(NOBODY)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.need import need, need_command, need_real_root
+from tests.support.need import need, need_command, need_real_root, no_user_namespaces
 from tests.support.program import MOUNTFD
 from tests.support.rootfs import small_root
 
@@ -315,15 +315,7 @@ def test_signals_and_statuses() -> None:
 
 
 def test_where_user_namespaces_are_off_it_is_told() -> None:
-    sysctl = Path("/proc/sys/user/max_user_namespaces")
-    before = sysctl.read_text()
-    try:
-        sysctl.write_text("0")
-    except PermissionError:
-        need(condition=False, feature="CAP_SYS_RESOURCE")
-    try:
+    with no_user_namespaces():
         done = ordinary("run", "true")
-    finally:
-        sysctl.write_text(before)
     assert done.returncode == 125
     assert "user.max_" in done.stderr

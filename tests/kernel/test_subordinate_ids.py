@@ -19,7 +19,7 @@ from mountfd.handles.subordinate import subordinate_ranges
 from mountfd.lowlevel import calls, numbers
 from tests.support.mounting import MS_BIND, umount
 from tests.support.namespaces import in_user_namespace
-from tests.support.need import need, need_command, need_real_root
+from tests.support.need import need, need_command, need_real_root, need_user_namespaces
 from tests.support.others import in_child
 
 need_real_root()
@@ -32,9 +32,7 @@ Give = Callable[[str, str], None]
 
 @pytest.fixture(autouse=True)
 def _namespaces_for_everybody() -> None:
-    user = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups"]
-    done = subprocess.run([*user, "unshare", "--user", "true"], check=False, capture_output=True)
-    need(done.returncode == 0, "user namespaces for ordinary users")
+    need_user_namespaces(UID)
 
 
 @pytest.fixture

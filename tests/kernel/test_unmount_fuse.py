@@ -49,7 +49,7 @@ def programs(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = scratch / "programs"
     place.mkdir()
     monkeypatch.setenv("PATH", str(place))
-    monkeypatch.setattr(fuse, "_PATH", str(place))
+    monkeypatch.setattr(fuse, "PATH", str(place))
     return place
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,25 @@ def need_idmapped_tmpfs() -> None:
             mount.idmap(IdMap.parse("0:100000:1"))
     except NotSupported:
         need(condition=False, feature="idmapped tmpfs (Linux 6.3)")
+
+
+def need_user_namespaces(user: int) -> None:
+    """Skip unless an ordinary user may make user namespaces."""
+    words = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "unshare", "--user", "true"]
+    done = subprocess.run(words, check=False, capture_output=True)
+    need(done.returncode == 0, "user namespaces for ordinary users")
+
+
+@contextmanager
+def no_user_namespaces() -> Iterator[None]:
+    """Let nobody on this machine make a user namespace for a while."""
+    sysctl = Path("/proc/sys/user/max_user_namespaces")
+    before = sysctl.read_text()
+    try:
+        sysctl.write_text("0")
+    except PermissionError:
+        need(condition=False, feature="CAP_SYS_RESOURCE")
+    try:
+        yield
+    finally:
+        sysctl.write_text(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar, cast
 
 T = TypeVar("T")
@@ -39,3 +40,14 @@ def in_child(act: Callable[[], T], user: int | None = None) -> T:
     if not fine:
         raise cast("BaseException", result)
     return cast("T", result)
+
+
+def in_chroot(root: Path, act: Callable[[], T]) -> T:
+    """Run a function in a forked child whose root is a directory. What it imports must be loaded."""
+
+    def moved() -> T:
+        os.chroot(root)
+        os.chdir("/")
+        return act()
+
+    return in_child(moved)

@@ -75,7 +75,8 @@ def run(arguments: Arguments) -> int:
 
 def _replace(arguments: Arguments, new: MountSpec | str, namespaces: list[MountNamespace] | None) -> int:
     from mountfd.cli.messages import say  # noqa: PLC0415 (the verb is loaded after the words are understood)
-    from mountfd.verbs.replace import PartlyReplaced, replace  # noqa: PLC0415
+    from mountfd.verbs.replace import replace  # noqa: PLC0415
+    from mountfd.verbs.replace.everywhere import PartlyReplaced  # noqa: PLC0415
 
     target = arguments.operands[0]
     try:

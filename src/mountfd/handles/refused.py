@@ -28,6 +28,7 @@ __all__ = [
     "LOCKED",
     "NO_PROC",
     "UNPRIVILEGED",
+    "capabilities",
     "filter_or_module",
     "holds",
     "is_filtered",
@@ -81,11 +82,16 @@ _REVEALING = ("proc", "sysfs")
 _FOR_ALL = {*_SHOWING, "binfmt_misc", "bpf", "devpts", "fuse", "fuseblk", "overlay", "ramfs", "tmpfs"}
 
 
-def holds(capability: int) -> bool:
-    """Say whether this thread has a capability, of the first 32, in its user namespace. Call: capget(2)."""
+def capabilities() -> int:
+    """Give the bits of this thread's effective capabilities in its user namespace, the first 32. Call: capget(2)."""
     header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
     calls.capget(calls.reference(header), calls.reference(held))
-    return bool(held.effective >> capability & 1)
+    return int(held.effective)
+
+
+def holds(capability: int) -> bool:
+    """Say whether this thread has a capability, of the first 32, in its user namespace."""
+    return bool(capabilities() >> capability & 1)
 
 
 def status(name: str) -> str | None:

@@ -10,6 +10,7 @@ import os
 import signal
 from errno import EPERM
 
+from mountfd.handles.programs import find_program
 from mountfd.handles.refused import CAP_SETFCAP, CAP_SETGID, CAP_SETUID, CLOSED, holds, status
 
 TYPE_CHECKING = False
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
     Kind = Literal["uid", "gid"]
 
-__all__ = ["find_program", "map_by_program", "map_otherwise", "subordinate_ranges"]
+__all__ = ["map_by_program", "map_otherwise", "subordinate_ranges"]
 
 _CAPABILITIES = {"uid": CAP_SETUID, "gid": CAP_SETGID}
-_PATH = "/usr/local/bin:/usr/bin:/bin"
 _COMPLAINT = 4096
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -60,13 +60,6 @@ def map_by_program(pid: int, kind: Kind, text: bytes) -> str | None:
     if _is_written(pid, kind):
         return None
     return f"{said or name + ' wrote nothing'}{_cause(kind, program, said)}"
-
-
-def find_program(name: str) -> str | None:
-    """Find a program along PATH, or where it usually is."""
-    import shutil  # noqa: PLC0415 (root does without)
-
-    return shutil.which(name) or shutil.which(name, path=_PATH)
 
 
 def subordinate_ranges(kind: Kind) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "in_namespace",
     "in_private_namespace",
+    "leave_the_hosts",
     "namespace_here",
     "on_thread",
     "pivot_here",
@@ -61,10 +62,15 @@ def _let_nothing_travel() -> None:
             raise
         # In a chroot the root may be a directory of a mount: then go to that of the namespace, and come back.
         with OwnedFd(calls.openat(n.AT_FDCWD, b"/", os.O_PATH | os.O_CLOEXEC, 0)) as own:
-            take_namespace_root()
-            calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+            leave_the_hosts()
             calls.fchdir(own.fileno())
             calls.chroot(b".")
+
+
+def leave_the_hosts() -> None:
+    """Have a new mount namespace to oneself: its root, which alone can be pivoted away, and nothing that travels."""
+    take_namespace_root()
+    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
 
 
 def take_namespace_root() -> None:

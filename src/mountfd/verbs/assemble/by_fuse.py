@@ -25,6 +25,7 @@ from mountfd.errors import Busy, KernelError, from_errno, unsupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
+from mountfd.handles.programs import PATH, find_program
 from mountfd.model.idmap import IdMap
 from mountfd.model.param import Flag, String
 from mountfd.verbs.assemble.in_use import FalseAlarm, refuse_if_in_use
@@ -42,12 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["build", "check_program", "pair_when_free"]
 
 _PROGRAM = "fuse-overlayfs"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEVICE = b"/dev/fuse"
 _CLOEXEC_RDWR = os.O_RDWR | os.O_CLOEXEC
 # Where the stage may stand in the private namespace: directories that are there, and that no program is loaded from.
 _SPOTS = ("/proc/fs", "/sys", "/mnt", "/tmp")  # noqa: S108 (covered where nobody else sees it)
-_MNT_DETACH = 2
 _LOG = 65536
 _PATIENCE = 1.0
 _NOISE = "unknown argument ignored: "
@@ -185,7 +184,7 @@ def _run(argv: list[str], given: list[int]) -> tuple[int, list[str]]:
     try:
         done = subprocess.run(
             argv, check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=given,
-            env={"PATH": _PATH, "LC_ALL": "C"}, start_new_session=True,
+            env={"PATH": PATH, "LC_ALL": "C"}, start_new_session=True,
         )  # fmt: skip
         said = os.pread(log, _LOG, 0).decode(errors="replace").splitlines()
     finally:
@@ -294,9 +293,7 @@ def check_program() -> None:
 
 
 def _program() -> str:
-    from shutil import which  # noqa: PLC0415 (only for this route)
-
-    found = which(_PROGRAM) or which(_PROGRAM, path=_PATH)
+    found = find_program(_PROGRAM)
     if found is None:
         why = (
             f"the kernel's own overlay isn't used here, and {_PROGRAM}, which would take its place, isn't installed "

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["examine"]
 
 _FIELDS = 6
-_DELETED = b" (deleted)"
 
 
 def examine(process: Process) -> None:

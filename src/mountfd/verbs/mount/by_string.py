@@ -18,13 +18,13 @@ from mountfd.handles.context import FsContext
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.kernel_log import KernelLog
 from mountfd.handles.mount import Mount
+from mountfd.handles.refused import LOCKED
 from mountfd.model.mountinfo import parse
 from mountfd.model.option_words import READ_ONLY_TYPES
 from mountfd.model.overlay_text import escape, overlay_of
 from mountfd.model.param import String
 from mountfd.model.table import MountTable
 from mountfd.verbs.enter import in_private_namespace, on_thread
-from mountfd.verbs.mount.change import LOCKED
 from mountfd.verbs.mount.make import UNBINDABLE, added_loop, give_root, gives_root
 from mountfd.verbs.mount.place import take_back
 from mountfd.verbs.mount.source import Source

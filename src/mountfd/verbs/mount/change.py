@@ -9,6 +9,7 @@ from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
+from mountfd.handles.refused import LOCKED
 from mountfd.verbs.query import lookup
 from mountfd.verbs.query.place import HERE, id_of, is_root
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["change", "move", "propagate", "remount", "set_all", "set_attributes"]
 
 _SETTABLE = 0x2000FF
-LOCKED = "an attribute is locked: this mount came from a more privileged mount namespace, so it can't be cleared here"
 
 
 def remount(options: Options, place: Place) -> None:

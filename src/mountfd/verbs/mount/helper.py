@@ -14,6 +14,7 @@ from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, has
 from mountfd.errors import Gone, InvalidSpec, KernelError, MountfdError, from_errno, unsupported
+from mountfd.handles import programs
 from mountfd.handles.mount import Mount
 from mountfd.model.mountinfo import parse
 from mountfd.model.options import Options
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["is_for_helper", "mount_by_helper"]
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOG = 65536
 _MNT_DETACH = 2
 _PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,7 +69,7 @@ def mount_by_helper(spec: MountSpec, options: Options, place: Place, *, beneath:
         return after[0]
     hint = f"{argv[0]} ended with status {status}" + ("" if status else " and nothing is mounted")
     # Where SIGCHLD is ignored the kernel throws the status away, and Python takes it for 0.
-    if status == _NOT_FOUND or (status == 0 and not is_new and _find(name) is None):
+    if status == _NOT_FOUND or (status == 0 and not is_new and programs.find_program(name) is None):
         hint = f"{name} isn't installed"
     error = from_errno(EIO, f"mount.{family}", tuple(argv), filename=place.name, hint=hint)
     error.log = tuple(said)  # in .log as a kernel's words would be, but a person is told whose they are
@@ -178,17 +178,11 @@ def _is_for_kernel(spec: MountSpec, word: str) -> bool:
 
 
 def _program(name: str) -> str:
-    found = _find(name)
+    found = programs.find_program(name)
     if found is None:
         package = "fuse3" if name.endswith("3") else "fuse"
         raise unsupported(name, f"{name} isn't installed (Debian's package {package})")
     return found
-
-
-def _find(name: str) -> str | None:
-    from shutil import which  # noqa: PLC0415
-
-    return which(name) or which(name, path=_PATH)
 
 
 def _run(argv: list[str]) -> tuple[int, list[str]]:
@@ -197,7 +191,7 @@ def _run(argv: list[str]) -> tuple[int, list[str]]:
     # Not a pipe: the program that serves the filesystem keeps what it inherits, and the pipe would never end.
     log = os.memfd_create("mountfd-helper", os.MFD_CLOEXEC)
     try:
-        env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_PATH}"}
+        env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{programs.PATH}"}
         done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         said = os.pread(log, _LOG, 0).decode(errors="replace").splitlines()
     finally:

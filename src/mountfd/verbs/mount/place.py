@@ -10,7 +10,7 @@ from mountfd.abi.paths import encode
 from mountfd.errors import Exists, InvalidSpec, KernelError, Missing, NotDirectory, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.root import Root
-from mountfd.verbs.query.oldway import find_old, old_id_of, read_table
+from mountfd.verbs.query.oldway import find_old, is_in_table, old_id_of, whole_table
 from mountfd.verbs.query.place import HERE, id_of
 
 TYPE_CHECKING = False
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from mountfd.abi.paths import StrPath
     from mountfd.handles.mount import Mount
-    from mountfd.model.info import MountInfo
     from mountfd.model.options import Options
 
 __all__ = ["Directories", "Place", "is_standing", "take_back"]
@@ -132,9 +131,9 @@ class Place:
     def is_gone(self) -> bool:
         """Say whether what the target lies on is known to stand nowhere here any more."""
         try:
-            rows = _table()
+            table = whole_table()
             # In a chroot that is no mount's root the table leaves out the mount of that root.
-            return any(row.point == "/" for row in rows) and find_old(rows, old_id_of(self.fd)) is None
+            return any(row.point == "/" for row in table) and find_old(table, old_id_of(self.fd)) is None
         except KernelError as error:
             calls.remark(f"whether the target is still there can't be told: {error}")
             return False
@@ -212,13 +211,7 @@ def _is_at(fd: int, mount: int, *, beneath: bool) -> bool:
 
 def is_standing(fd: int) -> bool:
     """Say whether the mount that a descriptor lies on is attached in this namespace."""
-    return find_old(_table(), old_id_of(fd)) is not None
-
-
-def _table() -> list[MountInfo]:
-    from mountfd.model.mountinfo import parse  # noqa: PLC0415 (only on the way out of an error)
-
-    return parse(read_table())
+    return is_in_table(old_id_of(fd))
 
 
 def take_back(mount: Mount) -> None:
@@ -250,9 +243,9 @@ def _is_parted(number: int) -> bool:
 
 
 def _is_covered_in_table(fd: int) -> bool:
-    rows = _table()
-    own = find_old(rows, old_id_of(fd))
-    return own is not None and any(row.parent_id_old == own.id_old and row.point == own.point for row in rows)
+    table = whole_table()
+    own = find_old(table, old_id_of(fd))
+    return own is not None and any(row.parent_id_old == own.id_old and row.point == own.point for row in table)
 
 
 def _is_covered(number: int) -> bool:

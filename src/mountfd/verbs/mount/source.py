@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Source", "by_tag", "held_types", "in_words"]
 
 _TAGS = {"LABEL": "by-label", "UUID": "by-uuid", "PARTLABEL": "by-partlabel", "PARTUUID": "by-partuuid", "ID": "by-id"}
-_PROBED = 1 << 20
 
 
 class Source:

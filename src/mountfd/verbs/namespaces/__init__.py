@@ -259,8 +259,8 @@ def _newer(make: Callable[[], N]) -> N:
     finally:
         try:  # not by a function of ours: a signal handler can raise where one begins
             os.sched_setaffinity(0, allowed)
-        except OSError:
-            may_choose = False  # as before, so there is nothing to be undone
+        except OSError as error:  # as before, so there is nothing to be undone
+            calls.remark(f"namespace: processors can't be chosen here: {error}")
     return made if made is not None else make()
 
 

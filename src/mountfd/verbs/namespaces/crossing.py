@@ -15,7 +15,7 @@ from sys import byteorder
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import KernelError, MountfdError, from_errno, from_words
+from mountfd.errors import KernelError, MountfdError, from_errno
 from mountfd.handles.refused import why_not
 from mountfd.verbs.threads import descriptor_by_thread
 
@@ -118,6 +118,8 @@ def _received(here: socket.socket) -> int:
     """Read what the child had to say; it has ended, so what isn't there yet won't come."""
     import socket  # noqa: PLC0415 (loaded already)
 
+    from mountfd.verbs.run.inside import heard  # noqa: PLC0415 (loaded already)
+
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC  # socket.recv_fds has no ear for either
     try:
         said, control, told, _ = here.recvmsg(_ANSWER, socket.CMSG_SPACE(_INT), flags)
@@ -129,5 +131,4 @@ def _received(here: socket.socket) -> int:
         raise from_errno(EMFILE, "recvmsg", (here.fileno(),))
     if not said:
         raise MountfdError("the process that was to enter the user namespace was killed")
-    words = bytes.fromhex(said.removeprefix(b"error ").decode()).decode(errors="surrogateescape")
-    raise from_words(words.split("\0"))
+    raise heard(said)

@@ -7,7 +7,7 @@ import os
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.handles.fd import OwnedFd
-from mountfd.verbs.enter import pivot_here, take_namespace_root
+from mountfd.verbs.enter import leave_the_hosts, pivot_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["enter_copy_of_host", "rooted_at"]
 
 _CLONE_NEWNS = 0x20000
-_MS_REC_PRIVATE = 16384 | 1 << 18
 _MNT_DETACH = 2
 _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -40,8 +39,7 @@ def rooted_at(root: Mount, enter: Callable[[], None]) -> int:
 def enter_copy_of_host() -> None:
     """Bring this thread into a private copy of its mount namespace; its root is that namespace's, also in a chroot."""
     calls.unshare(_CLONE_NEWNS)
-    take_namespace_root()  # only that one can be pivoted away
-    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
+    leave_the_hosts()
 
 
 def _take_root(root: Mount) -> None:

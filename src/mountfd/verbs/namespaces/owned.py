@@ -12,7 +12,7 @@ from errno import EACCES, ENOENT, ENOTDIR, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import KernelError, MountfdError, from_errno, from_words
+from mountfd.errors import KernelError, MountfdError, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.refused import CAP_SYS_ADMIN, CAP_SYS_CHROOT, filter_or_module, holds
 
@@ -164,8 +164,9 @@ class Child:
             return None
         if not said.endswith(b"\n"):
             return MountfdError(_KILLED)
-        words = bytes.fromhex(said.strip().removeprefix(b"error ").decode()).decode(errors="surrogateescape")
-        return from_words(words.split("\0"))
+        from mountfd.verbs.run.inside import heard  # noqa: PLC0415 (loaded already)
+
+        return heard(said)
 
     def close(self) -> None:
         """Let go of the pipe."""

@@ -20,7 +20,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OPEN_PATH", "find_old", "from_descriptor", "is_mount_by_table", "old_id_of", "path_of", "read_table"]
+__all__ = [
+    "OPEN_PATH",
+    "find_old",
+    "from_descriptor",
+    "is_in_table",
+    "is_mount_by_table",
+    "old_id_of",
+    "path_of",
+    "read_table",
+    "whole_table",
+]
 
 OPEN_PATH = os.O_PATH | os.O_CLOEXEC
 _OPEN_READ = os.O_RDONLY | os.O_CLOEXEC
@@ -62,6 +72,16 @@ def path_of(fd: int) -> str:
         return os.readlink(name)
     except OSError as error:
         raise from_errno(error.errno or 0, "readlink", (name,), filename=name, hint=_NO_PROC) from error
+
+
+def whole_table() -> list[MountInfo]:
+    """Read the table of this mount namespace."""
+    return parse(read_table())
+
+
+def is_in_table(id_old: int) -> bool:
+    """Say whether a mount with this reused id stands where a path leads to it."""
+    return find_old(whole_table(), id_old) is not None
 
 
 def find_old(rows: Iterable[MountInfo], id_old: int) -> MountInfo | None:

@@ -16,8 +16,7 @@
 
 from __future__ import annotations
 
-from mountfd.verbs.replace.everywhere import PartlyReplaced
 from mountfd.verbs.replace.planning import Plan, plan
 from mountfd.verbs.replace.switching import Previous, replace, route
 
-__all__ = ["PartlyReplaced", "Plan", "Previous", "plan", "replace", "route"]
+__all__ = ["Plan", "Previous", "plan", "replace", "route"]

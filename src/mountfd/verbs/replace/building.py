@@ -65,8 +65,8 @@ def copy(mount: Mount) -> Mount:
 
 def _specified(spec: MountSpec) -> Mount:
     from mountfd.verbs.mount.make import make_detached  # noqa: PLC0415 (one kind is made, not all)
+    from mountfd.verbs.mount.one import is_new  # noqa: PLC0415
 
-    options = spec.understood()
-    if options.action in ("remount", "move") or not (spec.filesystem or spec.source) or spec.target:
+    if not is_new(spec) or spec.target:
         raise InvalidSpec(f"{spec!r} describes no new mount of its own", part="new")
-    return make_detached(spec, options)
+    return make_detached(spec, spec.understood())

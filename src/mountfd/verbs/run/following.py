@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import signal
 
-from mountfd.errors import InvalidSpec, from_words
-from mountfd.verbs.run.inside import PASSED_ON, RESUME, STOPS, status_of
+from mountfd.errors import InvalidSpec
+from mountfd.verbs.run.inside import PASSED_ON, RESUME, STOPS, heard, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) 
                 elif word == b"note":
                     note(bytes.fromhex(rest.decode()).decode(errors="surrogateescape"))
                 else:
-                    _raise(bytes.fromhex(rest.decode()))
+                    raise heard(line)  # noqa: TRY301 (what was started is ended on the way out)
         return status_of(vigil.wait(pid, init))
     except BaseException:
         end(pid)
@@ -170,10 +170,6 @@ def follow(vigil: Vigil, pid: int, from_here: int, note: Callable[[str], None]) 
     finally:
         if init >= 0:
             os.close(init)
-
-
-def _raise(data: bytes) -> None:
-    raise from_words(data.decode(errors="surrogateescape").split("\0"))
 
 
 def end(pid: int) -> None:

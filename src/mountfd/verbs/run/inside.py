@@ -16,7 +16,7 @@ from errno import ENOENT, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.errors import from_errno, to_words
+from mountfd.errors import from_errno, from_words, to_words
 from mountfd.verbs.routes import forget
 from mountfd.verbs.run.arrange import arrange
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from mountfd.errors import MountfdError
     from mountfd.handles.mount import Mount
     from mountfd.model.command import Command
     from mountfd.verbs.run.following import Vigil
@@ -171,6 +172,12 @@ def guarded(report: int, act: Callable[[], NoReturn]) -> NoReturn:
 def tell(report: int, word: bytes, text: str) -> None:
     """Send one line to the parent: what it is and its text."""
     _write_all(report, word + b" " + text.encode(errors="surrogateescape").hex().encode() + b"\n")
+
+
+def heard(line: bytes) -> MountfdError:
+    """Make the error of a line that a child sent before it ended."""
+    data = bytes.fromhex(line.strip().removeprefix(b"error ").decode())
+    return from_words(data.decode(errors="surrogateescape").split("\0"))
 
 
 def _send_error(report: int, error: BaseException) -> None:

@@ -8,13 +8,13 @@ from errno import EINVAL, EPERM
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
-from mountfd.abi.layouts import CapData, CapHeader
 from mountfd.errors import KernelError, unsupported
 from mountfd.handles.context import FsContext
 from mountfd.handles.mount import Mount
 from mountfd.handles.namespace import in_initial_user_namespace, shared_user_namespace
+from mountfd.handles.refused import capabilities
 from mountfd.model.command import DEFAULT_IDMAP
-from mountfd.verbs.enter import take_namespace_root
+from mountfd.verbs.enter import leave_the_hosts
 from mountfd.verbs.run.arrange import lay_out, preload, take_ground
 from mountfd.verbs.run.following import Vigil, end, follow
 from mountfd.verbs.run.furnish import furnish
@@ -49,7 +49,6 @@ _WHO_REFUSES = "a chroot, AppArmor, seccomp or sysctl"
 
 _NEWNS = 0x20000
 _NEWUSER = 0x10000000
-_MS_REC_PRIVATE = 16384 | 1 << 18
 
 
 def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -> int:
@@ -75,7 +74,7 @@ def perform(command: Command, root: Mount | None, note: Callable[[str], None]) -
 def _start(scene: Scene, note: Callable[[str], None]) -> int:
     """Start the command the way that this process's privileges allow; uid 0 may lack them, and others may have them."""
     nested = not in_initial_user_namespace()
-    held = _capabilities()
+    held = capabilities()
     if not _are_enough(held, scene.command.idmap) or (nested and not _owns_mounts()):
         return _start_as_other(scene, note, held)
     if nested and scene.command.idmap is DEFAULT_IDMAP:
@@ -87,12 +86,6 @@ def _start(scene: Scene, note: Callable[[str], None]) -> int:
                 return _start_as_other(scene, note, held)
             scene.command.idmap = whole
     return _start_as_root(scene, note, nested=nested)
-
-
-def _capabilities() -> int:
-    header, held = CapHeader(n.LINUX_CAPABILITY_VERSION_3, 0), CapData()
-    calls.capget(calls.reference(header), calls.reference(held))
-    return int(held.effective)
 
 
 def _are_enough(held: int, idmap: IdMap | None) -> bool:
@@ -153,13 +146,13 @@ def _start_as_root(scene: Scene, note: Callable[[str], None], *, nested: bool) -
 def _enter(scene: Scene, namespace: UserNamespace | None, ground: OwnedFd | None) -> None:
     if namespace is None:
         calls.unshare(namespaces(scene.command))
-        _leave_the_hosts()
+        leave_the_hosts()
         return
     if ground is not None:
         calls.setns(ground.fileno(), _NEWNS)
     else:
         calls.unshare(_NEWNS)
-        _leave_the_hosts()
+        leave_the_hosts()
         take_ground()
     idmap = scene.command.idmap
     assert idmap is not None  # noqa: S101 (the namespace was made of it)
@@ -171,12 +164,6 @@ def _enter(scene: Scene, namespace: UserNamespace | None, ground: OwnedFd | None
     calls.setns(namespace.fileno(), _NEWUSER)
     become_root()
     calls.unshare(namespaces(scene.command))
-
-
-def _leave_the_hosts() -> None:
-    """Have this process's new mount namespace to itself: its root, and nothing that travels to or from the host."""
-    take_namespace_root()
-    calls.mount(None, b"/", None, _MS_REC_PRIVATE, None)
 
 
 def _hand_over_pipes(idmap: IdMap) -> None:
@@ -244,7 +231,7 @@ def _enter_as_other(scene: Scene, parent: socket.socket) -> None:
         os._exit(FAILED)  # the parent couldn't map ids, and does something about it itself
     leave_groups()
     become_root()
-    _leave_the_hosts()
+    leave_the_hosts()
     _prepare(scene, None, userxattr=True, note=scene.note)
 
 

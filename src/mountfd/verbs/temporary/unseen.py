@@ -18,6 +18,7 @@ from mountfd.model.spec import MountSpec
 from mountfd.verbs.assemble import assemble
 from mountfd.verbs.mount.helper import is_for_helper
 from mountfd.verbs.mount.make import make_detached
+from mountfd.verbs.mount.one import is_new
 from mountfd.verbs.mount.parting import make_private
 from mountfd.verbs.mount.place import Place
 
@@ -62,8 +63,7 @@ def _checked(specs: list[MountSpec]) -> list[MountSpec]:
     if not specs or not all(isinstance(spec, MountSpec) for spec in specs):
         raise InvalidSpec("temporary takes an Overlay, a Mount, or one or more MountSpecs", part="what")
     for spec in specs:
-        action = spec.understood().action
-        if action in ("remount", "move") or not (spec.filesystem or spec.source):
+        if not is_new(spec):
             raise InvalidSpec(f"a temporary mount is a new one: {spec!r} isn't", part="what")
         if is_for_helper(spec):
             raise InvalidSpec(f"{spec.type} is mounted by a program, at a path: temporary_path has one", part="type")

@@ -7,7 +7,7 @@ from errno import EINVAL, EPERM
 
 from mountfd.errors import KernelError, Missing, MountfdError, from_errno
 from mountfd.verbs.query.asking import stands
-from mountfd.verbs.unmount.target import is_in_table
+from mountfd.verbs.query.oldway import is_in_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

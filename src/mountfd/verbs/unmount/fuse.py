@@ -11,6 +11,7 @@ from errno import EBUSY
 
 from mountfd.abi import calls
 from mountfd.errors import Missing, MountfdError, from_errno
+from mountfd.handles.programs import PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ __all__ = ["fusermount", "unmount_as_user"]
 
 _FUSE = ("fuse", "fuseblk")
 _DETACH = 2
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOG = 65536
 _BUSY = "resource busy"  # in the words of the C locale
 _NOT_ALLOWED = (
@@ -37,7 +37,7 @@ def fusermount(point: str, *, lazy: bool) -> list[str]:
     """
     from shutil import which  # noqa: PLC0415 (only for FUSE)
 
-    path = f"{os.environ.get('PATH', '')}:{_PATH}"
+    path = f"{os.environ.get('PATH', '')}:{PATH}"
     program = which("fusermount3", path=path) or which("fusermount", path=path)
     if program is None:
         calls.remark("unmount: neither fusermount3 nor fusermount is installed")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             """Give the descriptor's number."""
 
 
-__all__ = ["Aim", "HasFileno", "Seen", "find", "is_in_table", "is_own_root", "is_same", "look", "refuse_own_root"]
+__all__ = ["Aim", "HasFileno", "Seen", "find", "is_own_root", "is_same", "look", "refuse_own_root"]
 
 _MNT_ID, _MNT_ID_UNIQUE, _MOUNT_ROOT = 0x1000, 0x4000, 0x2000
 _CANNOT = (ENOSYS, EPERM, EINVAL)  # there is no statx(2), or a filter forbids it
@@ -124,7 +124,7 @@ def _where_it_stands(fd: int, seen: Seen) -> Aim:
         except KernelError as error:
             if error.errno not in _CANNOT:
                 raise
-    from mountfd.verbs.query.oldway import old_id_of, path_of  # noqa: PLC0415 (old kernels and filters only)
+    from mountfd.verbs.query.oldway import is_in_table, old_id_of, path_of  # noqa: PLC0415 (old kernels and filters only)
 
     if not is_in_table(old_id_of(fd)):
         raise Gone(f"the mount of descriptor {fd} doesn't stand in this mount namespace")
@@ -175,14 +175,6 @@ def _look_by_table(at: int, raw: bytes, flags: int) -> Seen:
     finally:
         if raw:
             os.close(fd)
-
-
-def is_in_table(number: int) -> bool:
-    """Say whether a mount with this reused id stands where a path leads to it."""
-    from mountfd.model.mountinfo import parse  # noqa: PLC0415 (old kernels and filters only)
-    from mountfd.verbs.query.oldway import find_old, read_table  # noqa: PLC0415
-
-    return find_old(parse(read_table()), number) is not None
 
 
 def is_same(seen: Seen, number: int) -> bool:

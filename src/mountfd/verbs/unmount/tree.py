@@ -13,11 +13,12 @@ from mountfd.abi import numbers as n
 from mountfd.errors import Gone, InvalidSpec, KernelError, Missing, MountfdError, from_errno
 from mountfd.verbs.query.asking import list_below, stands
 from mountfd.verbs.query.listing import ask_each, mounts
+from mountfd.verbs.query.oldway import is_in_table
 from mountfd.verbs.query.place import FOLLOW
 from mountfd.verbs.unmount.exact import check_on_top, take_checked
 from mountfd.verbs.unmount.explain import hidden_there, refuse_symlink
 from mountfd.verbs.unmount.one import patiently, take
-from mountfd.verbs.unmount.target import Aim, is_in_table, look, refuse_own_root
+from mountfd.verbs.unmount.target import Aim, look, refuse_own_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
