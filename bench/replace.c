@@ -1,11 +1,14 @@
 /*
  * What bench/replace measures mountfd against, and who reads meanwhile.
  *
- *     replace calls TARGET REPETITIONS SOURCE...   the calls of a replacement with nothing around them, by the sources in
- *                                                  turn, with a millisecond's rest after each, which doesn't count; prints
- *                                                  the microseconds of one, the mean of all
- *     replace guarded TARGET REPETITIONS SOURCE... the same with all the calls that mountfd makes around them: a lock, the
- *                                                  look at what stands there, beneath and below, before and after, a clone of the old one
+ *     replace calls TARGET PAUSE REPETITIONS SOURCE...
+ *                                                  the calls of a replacement with nothing around them, by the sources in
+ *                                                  turn, with a pause of a millisecond after each, which doesn't count:
+ *                                                  PAUSE is awake or asleep; prints the microseconds of one, the mean of all
+ *     replace guarded TARGET PAUSE REPETITIONS SOURCE...
+ *                                                  the same with all the calls that mountfd makes around them: a lock, the
+ *                                                  look at what stands there, beneath and below, before and after, a clone
+ *                                                  of the old one, which is let go
  *     replace read TARGET COUNT                    COUNT processes, each in a mount namespace that receives from this one,
  *                                                  read through TARGET until the standard input ends. Prints `ready`,
  *                                                  then how often all read, and how often they found the base, nothing or
@@ -36,9 +39,7 @@
 
 enum { NR_OPEN_TREE = 428, NR_MOVE_MOUNT = 429, NR_MOUNT_SETATTR = 442, NR_STATMOUNT = 457, NR_LISTMOUNT = 458 };
 enum { CLONE_TREE = 1, FROM_EMPTY = 4, TO_EMPTY = 0x40, BENEATH = 0x200, UNIQUE_ID = 0x4000, DETACH = 2, NAME = 8 };
-enum { BASIC = 2, POINT = 0x10, RECURSIVE = 0x8000, NODIRATIME = 0x80, STX_MNT_ID = 144 };
-
-static int kept = -1;
+enum { BASIC = 2, ROOT = 8, POINT = 0x10, RECURSIVE = 0x8000, NODIRATIME = 0x80, STX_MNT_ID = 144 };
 
 struct tally { uint64_t reads, gaps, mixed; };
 
@@ -95,23 +96,19 @@ static void set(int fd, uint64_t attributes, uint64_t propagation, int flags)
 static void replace_guarded(const char *target, const char *source)
 {
     static uint64_t ids[64];
-    static char bytes[4096];
-    struct stat about;
     sigset_t all, before;
-    char folder[4096], link[64];
+    char link[64];
     int fd = must(syscall(NR_OPEN_TREE, AT_FDCWD, source, CLONE_TREE | O_CLOEXEC), "open_tree");
     int old = must(open(target, O_PATH | O_CLOEXEC), "open");
     struct { uint32_t size, fd; uint64_t id, param; } request = {24, 0, id_of(old, ""), 0};
 
     sigfillset(&all);
-    look_at(look_at(request.id, BASIC | POINT), BASIC);
-    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(target, '/') - target), target);
-    int lock = must(open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open");
+    look_at(look_at(request.id, BASIC | ROOT | POINT), BASIC);
+    int lock = must(openat(old, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open");
     must(flock(lock, LOCK_EX | LOCK_NB), "flock");
     id_of(AT_FDCWD, target);
     must(syscall(NR_LISTMOUNT, &request, ids, 64, 0), "listmount");
-    id_of(fd, "");
-    must(fstat(fd, &about), "fstat");
+    uint64_t made = id_of(fd, "");
     set(fd, 0, MS_PRIVATE, RECURSIVE);
     int previous = must(syscall(NR_OPEN_TREE, old, "", CLONE_TREE | O_CLOEXEC | AT_EMPTY_PATH), "open_tree");
     sigprocmask(SIG_SETMASK, &all, &before);
@@ -120,14 +117,14 @@ static void replace_guarded(const char *target, const char *source)
     must(syscall(NR_LISTMOUNT, &request, ids, 64, 0), "listmount");
     snprintf(link, sizeof link, "/proc/self/fd/%d", old);
     must(umount2(link, DETACH), "umount2");
-    if (!syscall(NR_STATMOUNT, &request, bytes, sizeof bytes, 0))
+    if (id_of(AT_FDCWD, target) != made)
         must(-1, "the old mount stands still");
     sigprocmask(SIG_SETMASK, &before, NULL);
     must(flock(lock, LOCK_UN), "flock");
     close(lock);
     close(old);
     close(fd);
-    kept = previous;
+    close(previous);
 }
 
 static int name(int directory, const char *file, char *text)
@@ -217,15 +214,19 @@ int main(int count, char **words)
         attend(words[2], atoi(words[3]));
     else if (count == 3 && !strcmp(words[1], "hold"))
         attend(NULL, atoi(words[2]));
-    else if (count > 4 && (!strcmp(words[1], "calls") || !strcmp(words[1], "guarded"))) {
-        int repetitions = atoi(words[3]);
+    else if (count > 5 && (!strcmp(words[1], "calls") || !strcmp(words[1], "guarded"))) {
+        int repetitions = atoi(words[4]);
         double sum = 0;
         for (int i = 0; i < repetitions; i++) {
             double begin = now();
-            (words[1][0] == 'c' ? replace : replace_guarded)(words[2], words[4 + i % (count - 4)]);
-            sum += now() - begin;
-            close(kept);
-            nanosleep(&(struct timespec){0, 1000000}, NULL);
+            (words[1][0] == 'c' ? replace : replace_guarded)(words[2], words[5 + i % (count - 5)]);
+            double end = now();
+            sum += end - begin;
+            if (!strcmp(words[3], "asleep"))
+                nanosleep(&(struct timespec){0, 1000000}, NULL);
+            else
+                while (now() < end + 1000)
+                    ;
         }
         printf("%.3f\n", sum / repetitions);
     } else

@@ -20,6 +20,7 @@ from ctypes import (
     CFUNCTYPE,
     addressof,
     byref,
+    c_char,
     c_char_p,
     c_int,
     c_long,
@@ -33,6 +34,7 @@ from ctypes import (
     get_errno,
 )
 from errno import EINTR, ENOSYS
+from functools import partial
 from signal import SIG_BLOCK, SIG_SETMASK
 
 from mountfd.abi import numbers as n
@@ -96,28 +98,28 @@ ROWS: dict[str, Row] = {}
 watcher: Watcher | None = None
 
 
-def _call(row: Row, entry: Callable[..., int], *bound: int) -> Callable[..., Any]:
+def _call(row: Row, entry: Callable[..., int]) -> Callable[..., Any]:
     ROWS[row.name] = row
 
     def call(*arguments: Any) -> int:  # noqa: ANN401 (the row's prototype checks them)
         if watcher is not None:
-            return _watched(row, entry, bound, arguments)
-        result = entry(*bound, *arguments)
+            return _watched(row, entry, arguments)
+        result = entry(*arguments)
         while result == -1:
             if (errno := get_errno()) != EINTR:
                 raise failure(row, arguments, errno)
-            result = entry(*bound, *arguments)
+            result = entry(*arguments)
         return result
 
     call.__name__ = call.__qualname__ = row.name
     return call
 
 
-def _watched(row: Row, entry: Callable[..., int], bound: tuple[int, ...], arguments: tuple[Any, ...]) -> int:
+def _watched(row: Row, entry: Callable[..., int], arguments: tuple[Any, ...]) -> int:
     while True:
         seen = watcher
         errno = seen.before(row, arguments) if seen is not None else 0
-        result = -1 if errno else entry(*bound, *arguments)
+        result = -1 if errno else entry(*arguments)
         if result == -1:
             errno = errno or get_errno()
         if seen is not None:
@@ -146,7 +148,7 @@ def remark(text: str) -> None:
 def _syscall(name: str, number: int, parameters: str) -> Callable[..., Any]:
     row = Row(name, parameters)
     entry = CFUNCTYPE(c_long, c_long, *row.types(), use_errno=True)(("syscall", _libc))
-    return _call(row, entry, number)
+    return _call(row, partial(entry, number))
 
 
 def _symbol(name: str, parameters: str, *, symbol: str | None = None) -> Callable[..., Any]:
@@ -357,13 +359,13 @@ def set_fs_ids(uid: int, gid: int) -> bool:
 # sigprocmask(2) can't fail with these arguments. signal.pthread_sigmask does the same, but makes an enum member of each
 # of 64 signals, which takes longer than all the rest of making a user namespace, and may run handlers on its way.
 _sigprocmask = CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(("sigprocmask", _libc))
-_SIGSET = 128
-_EVERY_SIGNAL = create_string_buffer(b"\xff" * _SIGSET, _SIGSET)
+_SigSet = c_char * 128
+_EVERY_SIGNAL = _SigSet.from_buffer_copy(b"\xff" * 128)
 
 
 def block_signals() -> object:
     """Block every signal in this thread; give what `restore_signals` needs."""
-    before = create_string_buffer(_SIGSET)
+    before = _SigSet()
     _sigprocmask(SIG_BLOCK, _EVERY_SIGNAL, before)
     return before
 
@@ -414,6 +416,4 @@ def read_bytes(fd: int, size: int) -> bytes:
     return buffer.raw[:length]
 
 
-def reference(structure: Any) -> Any:  # noqa: ANN401 (ctypes' byref has no public type)
-    """Give a structure's address as an argument for a row."""
-    return byref(structure)
+reference: Callable[[Any], Any] = byref  # gives a structure's address as an argument for a row

@@ -55,9 +55,9 @@ class Feature(Enum):
     @property
     def present(self) -> bool:
         """Whether this kernel has it for this user; probed on first use."""
-        found = _found.get(self.name)
+        found = _found.get(self._name_)  # `name` takes two calls of functions
         if found is None:
-            found = _found[self.name] = PROBES[self.name]()
+            found = _found[self._name_] = PROBES[self._name_]()
         return found
 
 

@@ -26,7 +26,7 @@ __all__ = ["LATE", "load_everything", "without_imports"]
 
 # What functions of this package import when they are called.
 LATE = (
-    "errno", "fcntl", "grp", "importlib", "json", "pwd", "shutil", "socket", "stat", "struct", "subprocess", "tempfile",
+    "errno", "fcntl", "grp", "importlib", "json", "pwd", "shutil", "socket", "struct", "subprocess", "tempfile",
     "threading", "warnings",
 )  # fmt: skip
 _OTHERS = ("mountfd.cli", "mountfd.view", "mountfd.__main__")

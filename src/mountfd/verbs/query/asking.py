@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from errno import EOVERFLOW
 from functools import lru_cache
 from struct import Struct
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["EVERYTHING", "ask", "lacks", "list_below", "mask_of", "stands"]
+__all__ = ["EVERYTHING", "ask", "basics", "lacks", "list_below", "mask_of", "stands"]
 
 # What statmount(2) must be asked for so that a field of MountInfo can be told: STATMOUNT_* of abi/flags.py.
 _BITS = {
@@ -60,6 +61,8 @@ _LAST_BUFFER = 1 << 24
 _KEPT_BUFFER = 1 << 16
 _IDS = 8192
 _U32, _U64, _DEV = Struct("=I"), Struct("=Q"), Struct("=2I")
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # os.fsdecode, without its checks
+_BASIC = Struct("=Q2I4Q")
 _HEAD = Struct("=IIQ")  # size of the answer, where the options are, STATMOUNT_* bits that it holds
 
 
@@ -137,6 +140,16 @@ def stands(mnt_id: int) -> bool:
     return True
 
 
+def basics(info: MountInfo) -> tuple[int, int, int, int, int]:
+    """Give the parent's id, attributes, propagation, peer group and master of a mount asked about, as bare numbers.
+
+    All at once, for one who wants them soon: field by field, and as members of enums, they take ten times as long.
+    """
+    raw = info._raw[0]  # noqa: SLF001 (a record of this module's making)
+    parent, _, _, attrs, propagation, group, master = _BASIC.unpack_from(raw, _AT["mnt_parent_id"])
+    return parent, attrs, propagation, group, master
+
+
 def lacks(info: MountInfo) -> bool:
     """Say whether an answer may lack what mountinfo tells: Linux 6.8 to 6.14 knew fewer fields, and don't say which."""
     if info._decode is _decode:  # noqa: SLF001 (a record of this module's making)
@@ -203,7 +216,7 @@ def _text(field: str) -> Callable[[bytes], str]:
 
     def read(raw: bytes) -> str:
         start = _STRINGS + unpack(raw, at)[0]
-        return os.fsdecode(raw[start : raw.index(0, start)])
+        return str(raw[start : raw.index(0, start)], _ENCODING, _ERRORS)
 
     return read
 

@@ -9,13 +9,14 @@ from mountfd.abi import numbers as n
 from mountfd.abi.layouts import StatxBuffer
 from mountfd.errors import KernelError
 
-__all__ = ["FOLLOW", "HERE", "NOFOLLOW", "id_of", "is_root"]
+__all__ = ["FOLLOW", "HERE", "NOFOLLOW", "facts_of", "id_of", "is_root"]
 
 # A dead server isn't asked: what the kernel has cached is enough to know on whose mount this is.
 FOLLOW = n.AT_STATX_DONT_SYNC | n.AT_NO_AUTOMOUNT
 NOFOLLOW = FOLLOW | n.AT_SYMLINK_NOFOLLOW
 HERE = FOLLOW | n.AT_EMPTY_PATH
 
+_TYPE = 0x1
 _MNT_ID_UNIQUE = 0x4000
 _MOUNT_ROOT = 0x2000
 # EINVAL is glibc's: where there is no statx(2) it does with stat(2) what that can, and no more.
@@ -57,6 +58,22 @@ def is_root(at: int, raw: bytes, flags: int) -> bool | None:
         if error.errno not in _CANNOT:
             raise
         return None
+    finally:
+        _free.append((buffer, pointer))
+
+
+def facts_of(fd: int) -> tuple[int, int, bool]:
+    """Give the unique id of the mount that a descriptor lies on, its file's mode, and whether that is the mount's root.
+
+    Call: statx(2) with STATX_MNT_ID_UNIQUE, Linux 6.8.
+    """
+    try:
+        buffer, pointer = _free.pop()
+    except IndexError:
+        buffer, pointer = _new()
+    try:
+        calls.statx(fd, b"", HERE, _TYPE | _MNT_ID_UNIQUE, pointer)
+        return buffer.stx_mnt_id, buffer.stx_mode, bool(buffer.stx_attributes & _MOUNT_ROOT)
     finally:
         _free.append((buffer, pointer))
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "copy"]
 
+_PATHS = (str, bytes, os.PathLike)
 _ANOTHER_UPPER = (
     "both mounts exist for an instant: where the old one is an overlay over this upper layer, give the new one "
     "an upper layer of its own (a copy of it), or unmount the old one first, with a gap"
@@ -43,7 +44,7 @@ def build(new: New) -> Mount:
             raise
     if isinstance(new, MountSpec):
         return _specified(new)
-    if isinstance(new, str | bytes | os.PathLike):
+    if isinstance(new, _PATHS):
         return Mount.clone(new)
     raise InvalidSpec(f"a target is replaced by a Mount, an Overlay, a MountSpec or a path, not by {new!r}", part="new")
 

@@ -50,7 +50,7 @@ def refuse_returning(standing: Standing, rows: list[MountInfo]) -> None:
     refuses only the simplest of these.
     """
     parent = standing.parent
-    if parent is None or not parent.peer_group:
+    if not parent.peer_group:
         return
     for row in (standing.info, *rows):
         if parent.peer_group not in (row.peer_group, row.master):
@@ -71,7 +71,7 @@ def refuse_bystanders(standing: Standing, rows: list[MountInfo]) -> None:
     anywhere, that is told by `standing.goes_alone`: then nothing has to travel, and nothing needs to be refused.
     """
     parent = standing.parent
-    if not standing.is_parent_shared or parent is None or not rows:
+    if not standing.is_parent_shared or not rows:
         return  # nothing has to travel, so the old mount is made private before it goes
     if parent.point is None:
         # From a chroot the paths of what the target stands on can't be told, nor those of its copies.

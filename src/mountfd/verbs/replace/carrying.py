@@ -26,7 +26,6 @@ from mountfd.verbs.replace.standing import changed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from contextlib import ExitStack
 
     from mountfd.handles.fd import OwnedFd
     from mountfd.model.info import MountInfo
@@ -41,8 +40,8 @@ _NO_PLACE = (ENOENT, ENOTDIR, EINVAL)  # the last: a directory is no place for a
 class Carried:
     """Clones of what stands below a target, with the place of each within it, in the order of attaching.
 
-    Arguments: standing, the old mount; rows, what stands below it; held, what closes the clones; without, ids of mounts
-    that stay behind; forgiving, whether one that can't be cloned or has no place stays behind, too.
+    Arguments: standing, the old mount, with which the clones are closed; rows, what stands below it; without, ids of
+    mounts that stay behind; forgiving, whether one that can't be cloned or has no place stays behind, too.
     Raises: InvalidSpec for a mount that can't be cloned.
     """
 
@@ -50,7 +49,6 @@ class Carried:
         self,
         standing: Standing,
         rows: list[MountInfo],
-        held: ExitStack,
         *,
         without: Collection[int] = (),
         forgiving: bool = False,
@@ -72,6 +70,7 @@ class Carried:
             point.startswith(f"{other}/") for point in points for other in points
         )
         memories: dict[int, Mount] = {}
+        held = standing.passing
         try:
             made = _clone_each(standing, stacks) if plain else _clone_apart(standing, stacks, memories)
         finally:
@@ -90,8 +89,8 @@ class Carried:
                 # It must not be a peer of the old one when what is on that is unmounted.
                 clone.set(propagation=Propagation.PRIVATE, recursive=True)
 
-    def attach_in(self, new: Mount, held: ExitStack) -> Mount:
-        """Attach every clone at its place within the new mount; give the tree.
+    def attach_in(self, new: Mount) -> Mount:
+        """Attach every clone at its place within the new mount; give the tree, which is another one on some kernels.
 
         Raises: Missing, NotDirectory where the new mount has no such place.
         """
@@ -106,7 +105,8 @@ class Carried:
             self._attach(new)
             return Mount.clone_fd(new.fileno(), recursive=True)
 
-        tree = held.enter_context(in_private_namespace(act))
+        with new:
+            tree = in_private_namespace(act)
         self._clones, self._by_id, self._count = [], {}, len(self)  # they went with the namespace
         self._receiving.forget_hidden()
         return tree

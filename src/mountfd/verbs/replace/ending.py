@@ -12,8 +12,6 @@ from mountfd.verbs.replace.standing import Standing, changed, detach_top, look_b
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextlib import ExitStack
-
     from mountfd.model.info import MountInfo
 
 __all__ = ["end_earlier", "is_half_replaced"]
@@ -22,15 +20,17 @@ _SHARED = 1 << 20
 _WHAT = mask_of(("id", "point", "dev", "root"))
 
 
-def end_earlier(standing: Standing, submounts: str, held: ExitStack) -> Standing:
-    """End a replacement that was killed between its two steps; give what stands there then.
+def end_earlier(standing: Standing, submounts: str) -> Standing:
+    """End a replacement that was killed between its two steps; give what stands there then, closed with what stood.
 
     Raises: InvalidSpec where that would take away what was mounted upon the old one since.
     """
+    if not standing.is_older and not standing.is_marked:
+        return standing  # mostly
     while is_half_replaced(standing):
         calls.remark(f"replace: an earlier one of {standing.target!r} was never ended; ending it")
         _end(standing, submounts)
-        elsewhere, standing = standing.is_elsewhere, held.enter_context(Standing(standing.raw))
+        elsewhere, standing = standing.is_elsewhere, standing.passing.enter_context(Standing(standing.raw))
         standing.is_elsewhere = elsewhere
     if standing.is_marked:
         # It was killed before the first step. Nobody else gives a mount these two attributes.
@@ -42,26 +42,23 @@ def is_half_replaced(standing: Standing) -> bool:
     """Say whether a replacement was begun and never ended: here, or in a namespace that shares what happens here."""
     if standing.is_half_replaced():
         return True
-    parent = standing.parent
-    if parent is None or not standing.covers or not parent.peer_group:
-        return False
     # There the mark stayed, or all was copied with a new namespace, the lower one first; the one it was begun in tells.
-    return (standing.is_older or standing.is_marked) and is_begun_elsewhere(parent)
+    if not (standing.is_older or standing.is_marked) or not standing.covers:
+        return False
+    return bool(standing.parent.peer_group) and is_begun_elsewhere(standing.parent)
 
 
 def _end(standing: Standing, submounts: str) -> None:
     rows, new = standing.below(), standing.parent
-    if new is None:
-        return
     if submounts != "drop":
         _refuse_to_lose(standing, new, rows)
-    lowest = look_beneath(new.parent_id or 0, standing.target)
+    lowest = look_beneath(new.parent_id or 0, standing)
     is_shared = bool(int(lowest.propagation or 0) & _SHARED)
     if is_shared and rows:
         refuse_bystanders(standing, rows)
     if not is_shared or standing.goes_alone:
         standing.keep_to_itself()  # what stands on its peers stays, as it would have without the kill
-    detach_top(standing)
+    detach_top(standing, new.id or 0)
 
 
 def _refuse_to_lose(standing: Standing, new: MountInfo, rows: list[MountInfo]) -> None:

@@ -203,8 +203,6 @@ def _about_route() -> str:
 def _about_others(standing: Standing) -> list[str]:
     """Tell which namespaces would see it: those with a peer or a slave of the mount that the target stands on."""
     parent = standing.parent
-    if parent is None:
-        return []
     if not parent.peer_group:
         return ["nobody else receives it: the mount that it stands on is not shared"]
     try:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from errno import EBUSY, ENOENT, EPERM
 from stat import S_ISDIR
 
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.features import Feature, require
-from mountfd.abi.layouts import MntIdReq, MountAttr, StatxBuffer
+from mountfd.abi.layouts import MntIdReq, MountAttr
 from mountfd.abi.paths import encode
 from mountfd.errors import Busy, Gone, InvalidSpec, KernelError, Missing, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.verbs.enter import on_thread
-from mountfd.verbs.query.asking import ask, list_below, mask_of, stands
-from mountfd.verbs.query.place import FOLLOW, HERE, id_of
+from mountfd.verbs.query.asking import ask, basics, list_below, mask_of, stands
+from mountfd.verbs.query.place import FOLLOW, HERE, facts_of, id_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["WAITS", "Standing", "changed", "detach_top", "look_beneath", "rows_below"]
 
 _FIELDS = mask_of(("id", "parent_id", "point", "root", "attrs", "propagation", "peer_group", "master"))
+_NUMBERS = mask_of(("id", "parent_id", "propagation", "peer_group"))
 _BELOW = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group", "master"))
 _BENEATH = mask_of(("id", "parent_id", "point", "root", "propagation", "peer_group", "ns_id"))
 _BENEATH_UNREACHABLE = mask_of(("id", "parent_id", "root", "propagation", "peer_group", "ns_id"))
@@ -38,9 +40,9 @@ _MARK = 0x20 | _NODIRATIME  # MOUNT_ATTR_STRICTATIME
 _MNT_DETACH = 2
 _CLONE_FS = 0x200
 WAITS = "The old mount still shows and the new one lies beneath it: the next replacement here ends this one first"
+_UNTOLD = "who receives what happens there can't be told, so nothing was changed"
 _FEW = 64
 _TRIES = 100
-_STATX_TYPE, _STATX_MNT_ID_UNIQUE, _STATX_ATTR_MOUNT_ROOT = 0x1, 0x4000, 0x2000
 _UNREACHABLE = (ENOENT, EPERM)
 
 
@@ -48,12 +50,14 @@ class Standing:
     """The mount that a target shows, held by a descriptor of its root.
 
     Arguments: target, a path.
-    Attributes: info; parent, of the mount that it stands on (its point is None where that is out of reach, as above a
-    chroot); held, the descriptor; target; is_directory, whether its root is one, and not a file; is_shared, whether
-    mount events travel from and to it; is_parent_shared, whether what happens at the target happens to peers and slaves
-    of its parent; is_elsewhere, whether /proc may be that of others, as in another mount namespace; own_fds, what the
-    replacement itself has open in the mount; lock, what is locked to keep others waiting; seen, the ids of what stood
-    below it when that was looked at, None before; is_going, whether the first of the two steps is done;
+    Attributes: info; fd, a descriptor of its root, closed with this; is_directory, whether its root is one, and not a
+    file; is_marked, whether it bears the mark of one that is about to go; is_older, whether it is than what it stands
+    on; has_usual_times, whether it keeps access times as a mount does that nobody told otherwise, so that a mark can be
+    undone; is_shared, whether mount events travel from and to it; is_parent_shared, whether what happens at the target
+    happens to peers and slaves of its parent; hears_its_parent, whether what happens on that happens on itself;
+    is_elsewhere, whether /proc may be that of others, as in another mount namespace; own_fds, what the replacement
+    itself has open in the mount; lock, what is locked to keep others waiting, let go of with this; seen, the ids of
+    what stood below it when that was looked at, None before; is_going, whether the first of the two steps is done;
     goes_alone, whether no copy of it stands anywhere, so that nothing has to go elsewhere when it goes.
     Raises: InvalidSpec where the target is no mount, or this process's root.
     """
@@ -61,34 +65,30 @@ class Standing:
     is_elsewhere = is_going = goes_alone = False
     lock: OwnedFd | None = None
     seen: frozenset[int | None] | None = None
+    _passing: ExitStack | None = None
+    _parent: MountInfo | None = None
+    _request: object = None
 
     def __init__(self, target: StrPath) -> None:
         """Resolve the target, once."""
         require(Feature.STATMOUNT, "replace follows mounts by their unique ids")
         self.raw = encode(target, "target")
-        self.target = os.fsdecode(self.raw)
-        self.held = OwnedFd(calls.openat(n.AT_FDCWD, self.raw, _PATH, 0))
+        self._held = OwnedFd(calls.openat(n.AT_FDCWD, self.raw, _PATH, 0))
+        self.fd = self._held.fileno()
         self.own_fds = {self.fd}
         try:
             self._look()
             self._look_beneath()
-            # Looked at several times each: members of an enum are made anew, and are slow to ask.
-            self.is_shared = bool(int(self.info.propagation or 0) & _SHARED)
-            self.is_parent_shared = self.parent is not None and bool(int(self.parent.propagation or 0) & _SHARED)
-            self._attrs = int(self.info.attrs or 0)
-            self._is_marked = self._attrs & _MARK == _MARK
         except BaseException:
             self.close()
             raise
 
     def _look(self) -> None:
-        buffer = StatxBuffer()
-        calls.statx(self.fd, b"", HERE, _STATX_TYPE | _STATX_MNT_ID_UNIQUE, calls.reference(buffer))
-        self.is_directory = S_ISDIR(buffer.stx_mode)
-        if not buffer.stx_attributes & _STATX_ATTR_MOUNT_ROOT:
+        self.number, mode, is_root = facts_of(self.fd)
+        self.is_directory = S_ISDIR(mode)
+        if not is_root:
             hint = "mount something there by `mount`, or make it a mount by binding it upon itself"
             raise InvalidSpec(f"{self.target!r} is no mount, so there is nothing to replace: {hint}", part="target")
-        self.number: int = buffer.stx_mnt_id
         try:
             self.info = ask(self.number, _FIELDS)
         except Missing as error:
@@ -100,21 +100,47 @@ class Standing:
             raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
         if self.info.point in (None, "/") and self.number == id_of(n.AT_FDCWD, b"/", HERE):
             raise InvalidSpec(f"{self.target!r} is the root of this process: that one stays", part="target")
+        self._parent_id, attrs, propagation, self._group, self._master = basics(self.info)
+        self.is_shared = bool(propagation & _SHARED)
+        self.is_marked = attrs & _MARK == _MARK
+        self.is_older = self._parent_id > self.number
+        self.has_usual_times = not attrs & (_ATIME | _NODIRATIME)
 
     def _look_beneath(self) -> None:
         # Whether it is shared must be known: taken for private, receivers would keep the old one; taken for shared,
         # what stands on peers of the old one would go with it.
         try:
-            self.parent: MountInfo | None = look_beneath(self.info.parent_id or 0, self.target)
-        except Missing as error:
-            if self.is_shown() and ask(self.number, _FIELDS).parent_id == self.info.parent_id:
-                raise
-            raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
+            beneath = ask(self._parent_id, _NUMBERS)
+        except KernelError as error:
+            if isinstance(error, Missing) and not self._stands_still():
+                raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
+            error.explain(filename=self.target, hint=_UNTOLD)
+            raise
+        _, _, propagation, group, _ = basics(beneath)
+        self.is_parent_shared = bool(propagation & _SHARED)
+        self.hears_its_parent = group != 0 and group in (self._group, self._master)
+
+    def _stands_still(self) -> bool:
+        return self.is_shown() and ask(self.number, _FIELDS).parent_id == self._parent_id
 
     @property
-    def fd(self) -> int:
-        """The descriptor of the mount's root."""
-        return self.held.fileno()
+    def parent(self) -> MountInfo:
+        """The mount that it stands on; its point is None where that is out of reach, as above a chroot."""
+        if self._parent is None:
+            self._parent = look_beneath(self._parent_id, self)
+        return self._parent
+
+    @property
+    def target(self) -> str:
+        """The target, as it was given, for a person."""
+        return os.fsdecode(self.raw)
+
+    @property
+    def passing(self) -> ExitStack:
+        """What is closed with this: for what is needed as long."""
+        if self._passing is None:
+            self._passing = ExitStack()
+        return self._passing
 
     def is_half_replaced(self) -> bool:
         """Say whether a replacement was begun here and never ended: it is marked, and a newer mount lies beneath it.
@@ -122,27 +148,12 @@ class Standing:
         What is mounted upon something is newer than it; only what was tucked beneath is newer than what covers it, or
         what somebody moved there: hence the mark.
         """
-        return self._is_marked and self.is_older and self.covers
-
-    @property
-    def is_older(self) -> bool:
-        """Whether it is older than what it stands on."""
-        return self.parent is not None and (self.parent.id or 0) > self.number
+        return self.is_marked and self.is_older and self.covers
 
     @property
     def covers(self) -> bool:
         """Whether it stands on another mount's root, at the same place."""
-        return self.parent is not None and self.parent.point is not None and self.parent.point == self.info.point
-
-    @property
-    def is_marked(self) -> bool:
-        """Whether it bears the mark of one that is about to go."""
-        return self._is_marked
-
-    @property
-    def has_usual_times(self) -> bool:
-        """Whether it keeps access times as a mount does that nobody told otherwise, so that a mark can be undone."""
-        return not self._attrs & (_ATIME | _NODIRATIME)
+        return self.parent.point is not None and self.parent.point == self.info.point
 
     def mark(self) -> bool:
         """Mark it as about to go, by two attributes that nobody has together; say whether that was to be done.
@@ -150,7 +161,7 @@ class Standing:
         For the moment that it has left it keeps access times more strictly, and not for directories. Where it is
         locked, as in a user namespace, what is killed half-way stays so.
         """
-        if self._is_marked:
+        if self.is_marked:
             return False
         try:
             self._set(MountAttr(_MARK, _ATIME, 0, 0))
@@ -170,7 +181,7 @@ class Standing:
                 raise
             calls.remark(f"replace: {self.target!r} was marked by one that was killed, and can't be changed back")
         else:
-            self._attrs, self._is_marked = self._attrs & ~(_ATIME | _NODIRATIME), False
+            self.is_marked, self.has_usual_times = False, True
 
     def _set(self, change: MountAttr, flags: int = 0) -> None:
         size = n.MOUNT_ATTR_SIZE_VER0
@@ -182,8 +193,12 @@ class Standing:
 
     def is_shown(self) -> bool:
         """Say whether the target still leads to it."""
+        return self.shows(self.number)
+
+    def shows(self, number: int) -> bool:
+        """Say whether the target leads to the mount with that unique id."""
         try:
-            return id_of(n.AT_FDCWD, self.raw, FOLLOW) == self.number
+            return id_of(n.AT_FDCWD, self.raw, FOLLOW) == number
         except KernelError:
             return False  # it leads nowhere, or isn't ours to walk any more
 
@@ -203,19 +218,28 @@ class Standing:
 
     def below(self) -> list[MountInfo]:
         """Give what stands on this mount and below, parents first; hidden ones too."""
-        return rows_below(self.number, self.target)
+        ids = self.ids_below()
+        return rows_below(self, ids) if ids else []
 
     def news(self) -> tuple[list[MountInfo], frozenset[int | None]]:
         """Give what came to stand below it since that was looked at, and the ids of what went."""
-        if self.seen is None or self.seen == frozenset(_ids_below(self.number)):
+        if self.seen is None or self.seen == set(self.ids_below()):
             return [], frozenset()
         rows = self.below()
         return [row for row in rows if row.id not in self.seen], self.seen - {row.id for row in rows}
 
     def look_again(self) -> None:
         """Raise Busy where mounts below came or went since they were looked at."""
-        if self.seen is not None and self.seen != frozenset(_ids_below(self.number)):
+        if self.seen is not None and self.seen != set(self.ids_below()):
             raise changed(self.target, f"mounts below {self.target!r} came or went meanwhile: try again")
+
+    def ids_below(self) -> list[int]:
+        """List what stands on this mount and below."""
+        # Most have few, and room for many takes longer to make than to fill.
+        if self._request is None:
+            self._request = calls.reference(MntIdReq(n.MNT_ID_REQ_SIZE_VER0, 0, self.number, 0, 0))
+        found = calls.list_ids(self._request, _FEW)
+        return found if len(found) < _FEW else list_below(self.number)
 
     def has_changed(self) -> bool:
         """Say whether somebody else took it away, or changed what stands below it, since it was looked at."""
@@ -226,8 +250,17 @@ class Standing:
         return not self.is_shown()
 
     def close(self) -> None:
-        """Let go of it."""
-        self.held.close()
+        """Let go of it, first of what is held as long."""
+        self.fd = -1
+        try:
+            if self._passing is not None:
+                self._passing.close()
+        finally:
+            try:
+                if self.lock is not None:
+                    self.lock.close()
+            finally:
+                self._held.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -243,8 +276,8 @@ def changed(target: str, hint: str) -> KernelError:
     return from_errno(EBUSY, "replace", filename=target, hint=hint)
 
 
-def look_beneath(number: int, target: str) -> MountInfo:
-    """Ask about the mount that one stands on, also where it is above the caller's root.
+def look_beneath(number: int, standing: Standing) -> MountInfo:
+    """Ask about a mount on which what stands at a target stands, also where it is above the caller's root.
 
     Raises: Missing or Denied where not even its propagation can be told.
     """
@@ -256,28 +289,31 @@ def look_beneath(number: int, target: str) -> MountInfo:
     try:
         return ask(number, _BENEATH_UNREACHABLE)
     except KernelError as error:
-        error.explain(filename=target, hint="who receives what happens there can't be told, so nothing was changed")
+        error.explain(
+            filename=standing.target, hint="who receives what happens there can't be told, so nothing was changed"
+        )
         raise
 
 
-def rows_below(number: int, target: str = "") -> list[MountInfo]:
-    """Give every mount below one, parents before their children.
+def rows_below(standing: Standing, ids: list[int]) -> list[MountInfo]:
+    """Give every mount below what stands at a target, parents before their children.
 
+    Arguments: standing; ids, what was listed just now.
     Raises: Busy where they come and go all the time.
     """
     rows: dict[int, MountInfo] = {}
     for _ in range(_TRIES):
-        ids = _ids_below(number)
         # What is known already may have got another parent: of that only the ids stay true.
         try:
             rows = {each: ask(each, _BELOW) for each in ids}
+            ordered = _in_order(standing.number, rows)
+            if len(ordered) == len(rows):
+                return ordered
+            # One stands on a mount that came after they were listed: without that it would be overlooked.
         except Missing:
-            continue  # it went meanwhile, and isn't listed any more
-        ordered = _in_order(number, rows)
-        if len(ordered) == len(rows):
-            return ordered
-        # One stands on a mount that came after they were listed: without that it would be overlooked.
-    raise changed(target, f"mounts below {target!r} come and go all the time: try again")
+            pass  # it went meanwhile, and isn't listed any more
+        ids = standing.ids_below()
+    raise changed(standing.target, f"mounts below {standing.target!r} come and go all the time: try again")
 
 
 def _in_order(number: int, rows: dict[int, MountInfo]) -> list[MountInfo]:
@@ -291,17 +327,11 @@ def _in_order(number: int, rows: dict[int, MountInfo]) -> list[MountInfo]:
     return ordered
 
 
-def _ids_below(number: int) -> list[int]:
-    """List them; most have few, and room for many takes longer to make than to fill."""
-    request = MntIdReq(n.MNT_ID_REQ_SIZE_VER0, 0, number, 0, 0)
-    found = calls.list_ids(calls.reference(request), _FEW)
-    return found if len(found) < _FEW else list_below(number)
-
-
-def detach_top(standing: Standing, *, is_sure: bool = False) -> bool:
+def detach_top(standing: Standing, following: int = 0, *, is_sure: bool = False) -> bool:
     """Take the old mount away, lazily, with all that stands on it; say whether it was still there.
 
-    Arguments: is_sure, whether it was seen just now that nothing covers it.
+    Arguments: following, the id of the mount that shows then, where one does; is_sure, whether it was seen just now
+    that nothing covers it.
     Raises: InvalidSpec where something covers it.
     """
     if not is_sure:
@@ -313,7 +343,8 @@ def detach_top(standing: Standing, *, is_sure: bool = False) -> bool:
             return False  # another replacement, or a person, was faster
         # Once something is tucked beneath, only this one's going takes that out of hiding: one failure isn't the end.
         _detach_by_directory(standing)
-    if stands(standing.number):
+    # What lies beneath it shows when it is gone, and to ask for that is less than to fail.
+    if not (following and standing.shows(following)) and stands(standing.number):
         # Whatever the kernel is given, it takes away what lies on top there.
         hint = "something was mounted upon it in the last moment, and that was unmounted instead: mount it again"
         raise changed(standing.target, f"{hint}. {WAITS}")

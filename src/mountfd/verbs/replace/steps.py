@@ -30,18 +30,20 @@ __all__ = ["beneath", "copy_of", "with_gap"]
 _UNBINDABLE, _PRIVATE = 1 << 17, 1 << 18
 
 
-def beneath(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool, late: bool) -> None:
+def beneath(  # noqa: PLR0913 (all that there is, and two choices)
+    standing: Standing, made: Mount, number: int, carried: Carried | None, *, alone: bool, late: bool
+) -> None:
     """Take both steps.
 
-    Arguments: alone, whether mounts stand below the old one, which are to go with it but not their peers; late, whether
-    those that came to stand there since it was looked at are to come along.
+    Arguments: number, the id of the new mount, or 0; alone, whether mounts stand below the old one, which are to go
+    with it but not their peers; late, whether those that came to stand there since it was looked at are to come along.
     """
     if _may_be_interrupted():
-        on_thread(lambda: _tuck_and_detach(standing, made, carried, alone=alone, late=late))
+        on_thread(lambda: _tuck_and_detach(standing, made, number, carried, alone=alone, late=late))
         return
     before = calls.block_signals()
     try:
-        _tuck_and_detach(standing, made, carried, alone=alone, late=late)
+        _tuck_and_detach(standing, made, number, carried, alone=alone, late=late)
     finally:
         calls.restore_signals(before)
 
@@ -52,7 +54,9 @@ def _may_be_interrupted() -> bool:
     return threading is not None and threading.active_count() > 1
 
 
-def _tuck_and_detach(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool, late: bool) -> None:
+def _tuck_and_detach(  # noqa: PLR0913 (as `beneath`)
+    standing: Standing, made: Mount, number: int, carried: Carried | None, *, alone: bool, late: bool
+) -> None:
     _tuck(standing, made)
     standing.is_going = True
     if alone:
@@ -62,7 +66,7 @@ def _tuck_and_detach(standing: Standing, made: Mount, carried: Carried | None, *
 
         follow(standing, made, carried, *news)
         _keep_to_itself(standing)
-    detach_top(standing, is_sure=late)  # what covers it would have been found among what came late
+    detach_top(standing, number, is_sure=late)  # what covers it would have been found among what came late
     _restore_propagation(standing, made, carried)
 
 

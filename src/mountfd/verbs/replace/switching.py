@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from errno import EINVAL, ENOENT
+from stat import S_ISDIR
 
 from mountfd.abi.features import Feature, has, require
 from mountfd.abi.flags import Propagation
 from mountfd.errors import InvalidSpec, KernelError, MountfdError
 from mountfd.handles.mount import Mount
 from mountfd.verbs.query.asking import list_below
+from mountfd.verbs.query.place import facts_of
 from mountfd.verbs.replace.building import build, copy
 from mountfd.verbs.replace.bystanders import refuse_bystanders, refuse_returning
 from mountfd.verbs.replace.carrying import Carried
@@ -172,97 +173,115 @@ def _replace(target: StrPath, new: New, order: Order) -> Previous:
     if not order.beneath and not order.allow_gap:
         require(Feature.MOVE_MOUNT_BENEATH, "replacing a mount without a gap tucks the new one beneath it")
         raise InvalidSpec("the route `gap` is forced, and allow_gap isn't given", part="allow_gap")
-    with ExitStack() as held, ExitStack() as until_done:
-        built = held.enter_context(build(new))
-        if not has(Feature.STATMOUNT):
+    made, previous = build(new), None
+    try:
+        if not order.beneath and not has(Feature.STATMOUNT):
             from mountfd.verbs.replace.oldway import replace_by_path  # noqa: PLC0415 (only before Linux 6.8)
 
-            return replace_by_path(target, built, Previous, order)
+            return replace_by_path(target, made, Previous, order)
         with alone(target) as standing:
-            made, previous, own = _switch(standing, built, order, held, until_done)
+            made, previous, own = _switch(standing, made, order)
         if order.check_after is not None:
             _look_again(target, made, previous, own, order)
-        until_done.pop_all()
+    except BaseException:
+        if previous is not None:
+            previous.close()
+        raise
+    finally:
+        made.close()
     return previous
 
 
-def _switch(
-    standing: Standing, made: Mount, order: Order, held: ExitStack, until_done: ExitStack
-) -> tuple[Mount, Previous, set[int]]:
+def _switch(standing: Standing, made: Mount, order: Order) -> tuple[Mount, Previous, set[int]]:
     """Do it; give the new mount as it was attached, the previous one, and the ids that came below the new one.
 
-    Arguments: held, what closes the new mount; until_done, what closes the previous one, unless all went well.
+    Arguments: made, the new mount, which is closed unless all goes well: another may be given for it.
     """
-    with ExitStack() as passing:
+    previous: Previous | None = None
+    try:
         standing.is_elsewhere = order.is_elsewhere
-        standing = end_earlier(standing, order.submounts, passing)
-        if order.only and standing.number != order.only:
-            raise InvalidSpec(f"{standing.target!r} was changed meanwhile by somebody else", part="target")
-        try:
-            rows = keep_waiting_below(standing, standing.below(), passing)
-            standing.seen = frozenset(row.id for row in rows)
-            carried = _look(standing, rows, order, passing)
-            made = _ready(standing, made, carried, order, held)
-            previous = until_done.enter_context(copy_of(Previous, standing, recursive=order.submounts == "drop"))
-            previous.old_id, previous.carried, previous.gap = standing.number, len(carried or ()), not order.beneath
-            if rows or order.check is not None or order.wait or order.submounts != "carry" or not order.beneath:
-                standing.look_again()  # that took a while; what came meanwhile would go with the old one
-            if order.beneath:
-                beneath(standing, made, carried, alone=bool(rows), late=order.submounts != "drop")
-            else:
-                with_gap(standing, made, carried, alone=bool(rows))
-        except KernelError as error:
-            if error.errno in _RACES and not standing.is_going and standing.has_changed():
-                hint = f"{standing.target!r} or what is below it was changed meanwhile: try again"
-                raise changed(standing.target, hint) from error
-            raise
+        standing = end_earlier(standing, order.submounts)
+        if order.only:
+            _want_only(standing, order.only)
+        if rows := standing.below():
+            rows = keep_waiting_below(standing, rows)
+        standing.seen = frozenset([row.id for row in rows] if rows else ())
+        carried = _look(standing, rows, order)
+        made, number = _younger(standing, made)
+        # A clone is a peer of what it was cloned from: what is attached in it would appear there, too.
+        made.set(propagation=_PRIVATE, recursive=True)
+        if carried is not None:
+            made, number = carried.attach_in(made), 0
+        _ready(standing, made, order)
+        previous = copy_of(Previous, standing, recursive=order.submounts == "drop")
+        previous.old_id, previous.carried, previous.gap = standing.number, len(carried or ()), not order.beneath
+        if rows or order.check is not None or order.wait or order.submounts != "carry" or not order.beneath:
+            standing.look_again()  # that took a while; what came meanwhile would go with the old one
+        if order.beneath:
+            beneath(standing, made, number, carried, alone=bool(rows), late=order.submounts != "drop")
+        else:
+            with_gap(standing, made, carried, alone=bool(rows))
         return made, previous, _own(made, carried) if order.check_after is not None else set()
+    except BaseException as error:
+        made.close()
+        if previous is not None:
+            previous.close()
+        if isinstance(error, KernelError) and _is_race(error, standing):
+            hint = f"{standing.target!r} or what is below it was changed meanwhile: try again"
+            raise changed(standing.target, hint) from error
+        raise
 
 
-def _look(standing: Standing, rows: list[MountInfo], order: Order, held: ExitStack) -> Carried | None:
+def _is_race(error: KernelError, standing: Standing) -> bool:
+    """Say whether it failed because somebody else was at work there, and nothing was changed by us."""
+    return error.errno in _RACES and not standing.is_going and standing.has_changed()
+
+
+def _want_only(standing: Standing, number: int) -> None:
+    if standing.number != number:
+        raise InvalidSpec(f"{standing.target!r} was changed meanwhile by somebody else", part="target")
+
+
+def _look(standing: Standing, rows: list[MountInfo], order: Order) -> Carried | None:
     """Refuse what must not be done, and clone what comes along."""
-    refuse_returning(standing, rows)
-    if rows and order.submounts != "refuse":
-        refuse_bystanders(standing, rows)
-    return _carry(standing, rows, order, held)
-
-
-def _ready(standing: Standing, made: Mount, carried: Carried | None, order: Order, held: ExitStack) -> Mount:
-    """Give the new mount as it is to be attached, when it has been looked at and nobody is waited for any more."""
-    if made.id < standing.number:  # the one that it will replace came after it was made
-        made = held.enter_context(copy(made))
-    made = _fit(standing, made, carried, held)
-    if order.check is not None and not (answer := order.check(made)):
-        raise MountfdError(f"the check answered {answer!r}, so {standing.target!r} stays as it was")
-    wait_for_users(standing, order.wait)
-    if order.check is not None or order.wait or standing.seen:
-        standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
-    return made
-
-
-def _carry(standing: Standing, rows: list[MountInfo], order: Order, held: ExitStack) -> Carried | None:
-    if order.submounts == "drop" or not rows:
+    if rows or standing.hears_its_parent:
+        refuse_returning(standing, rows)
+    if not rows:
         return None
     if order.submounts == "refuse":
         points = ", ".join(sorted({row.point or "a hidden place" for row in rows}))
         raise InvalidSpec(f"mounts stand below {standing.target!r}: {points}", part="submounts")
-    return Carried(standing, rows, held, without=order.without, forgiving=order.only != 0)
+    refuse_bystanders(standing, rows)
+    if order.submounts == "drop":
+        return None
+    return Carried(standing, rows, without=order.without, forgiving=order.only != 0)
 
 
-def _fit(standing: Standing, made: Mount, carried: Carried | None, held: ExitStack) -> Mount:
-    """Give the new mount what comes along, and the propagation of the old one, as far as it is its own to have."""
-    from stat import S_ISDIR  # noqa: PLC0415 (beside its use)
+def _younger(standing: Standing, made: Mount) -> tuple[Mount, int]:
+    """Give the new mount and its id, or a clone of it and 0 where the one that it will replace came after it was made.
 
-    if standing.is_directory != S_ISDIR(os.fstat(made.fileno()).st_mode):
+    Raises: InvalidSpec where one is a file and the other a directory.
+    """
+    number, mode, _ = facts_of(made.fileno())
+    if standing.is_directory != S_ISDIR(mode):
         kinds = ("a directory", "a file") if standing.is_directory else ("a file", "a directory")
         raise InvalidSpec(f"{standing.target!r} is {kinds[0]}, the new mount's root is {kinds[1]}", part="new")
-    # A clone is a peer of what it was cloned from: what is attached in it would appear there, too.
-    made.set(propagation=_PRIVATE, recursive=True)
-    if carried is not None:
-        made = carried.attach_in(made, held)
+    if number > standing.number:
+        return made, number
+    with made:
+        return copy(made), 0
+
+
+def _ready(standing: Standing, made: Mount, order: Order) -> None:
+    """Have the new mount looked at, and wait for who uses the old one: afterwards it is attached."""
     if standing.is_shared and not standing.is_parent_shared:  # there the kernel does it
         made.set(propagation=Propagation.SHARED)
-    return made
+    if order.check is not None and not (answer := order.check(made)):
+        raise MountfdError(f"the check answered {answer!r}, so {standing.target!r} stays as it was")
+    if order.wait > 0:
+        wait_for_users(standing, order.wait)
+    if order.check is not None or order.wait or standing.seen:
+        standing.refuse_if_covered()  # that took a while; the new one would go upon the old one, beneath that
 
 
 def _own(made: Mount, carried: Carried | None) -> set[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from errno import EAGAIN, EBADF, EBUSY, ENOLCK, EOPNOTSUPP
 
 from mountfd.abi import calls
@@ -15,9 +14,6 @@ from mountfd.verbs.replace.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import ExitStack
-
     from mountfd.abi.paths import StrPath
     from mountfd.model.info import MountInfo
 
@@ -32,9 +28,22 @@ _CANNOT_LOCK = (EBADF, ENOLCK, EOPNOTSUPP)  # some filesystems of others
 _MANY = 256
 
 
-@contextmanager
-def alone(target: StrPath) -> Iterator[Standing]:
-    """Give what stands at the target, and keep other replacements there waiting meanwhile.
+class _Lock(OwnedFd):
+    """A directory that others of us wait for, as long as this handle is open, once it is locked."""
+
+    is_locked = False
+
+    def close(self) -> None:
+        """Let go of it. Not only by closing: a process that was forked meanwhile has the descriptor too."""
+        try:
+            if self.is_locked and self._fd >= 0:
+                calls.flock(self._fd, _LOCK_UN)
+        finally:
+            super().close()
+
+
+def alone(target: StrPath) -> Standing:
+    """Give what stands at the target, and keep other replacements there waiting until that is closed.
 
     The lock is flock(2) on the directory that the target stands in: the kernel lets go of it with the process, it lies
     beneath no mount that is replaced, and needs no file.
@@ -42,36 +51,41 @@ def alone(target: StrPath) -> Iterator[Standing]:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            found = Standing(target)
+            standing = Standing(target)
         except Gone:
             if time.monotonic() > deadline:
                 raise
             continue  # another one was faster
-        with found as standing:
-            point = standing.info.point or os.path.realpath(standing.target)
-            folder = os.path.dirname(os.fsencode(point))
-            with _opened(folder) as lock:
-                if lock is not None:
-                    _lock(lock, folder, standing, deadline)
-                    standing.lock = lock
-                try:
-                    if standing.is_shown():  # or another one was faster, and there is another mount to be replaced
-                        yield standing
-                        return
-                finally:
-                    # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
-                    if lock is not None:
-                        calls.flock(lock.fileno(), _LOCK_UN)
+        try:
+            _keep_waiting(standing, deadline)
+            if standing.shows(standing.number):
+                return standing
+        except BaseException:
+            standing.close()
+            raise
+        standing.close()  # another one was faster, and there is another mount to be replaced
 
 
-def keep_waiting_below(standing: Standing, rows: list[MountInfo], held: ExitStack) -> list[MountInfo]:
+def _keep_waiting(standing: Standing, deadline: float) -> None:
+    if standing.is_directory:
+        at, folder = standing.fd, b".."
+    else:
+        at, folder = n.AT_FDCWD, os.path.dirname(os.fsencode(standing.info.point or os.path.realpath(standing.target)))
+    try:
+        standing.lock = lock = _Lock(calls.openat(at, folder, _DIRECTORY, 0))
+    except Denied:
+        # It may only be walked through: then nobody waits for anybody.
+        calls.remark(f"replace: the directory of {standing.target!r} can't be read, so others aren't kept waiting")
+    else:
+        _lock(lock, standing, standing.raw, deadline)
+
+
+def keep_waiting_below(standing: Standing, rows: list[MountInfo]) -> list[MountInfo]:
     """Keep replacements of the mounts below waiting, too, or their outcome would go with the old mount.
 
-    Arguments: rows, what stands below; held, what lets go of the locks. Gives what stands below since none can change.
+    Arguments: rows, what stands below. Gives what stands below since none can change, until the old mount is closed.
     Who waits there finds another mount afterwards, and begins anew with that.
     """
-    if not rows:
-        return rows
     deadline = time.monotonic() + _PATIENCE
     locked: set[bytes] = set()
     files = set() if standing.lock is None else {_file_of(standing.lock)}
@@ -79,7 +93,7 @@ def keep_waiting_below(standing: Standing, rows: list[MountInfo], held: ExitStac
         if len(locked) + len(fresh) > _MANY:  # descriptors are few; changes are noticed anyway
             break
         for folder in sorted(fresh):
-            _lock_within(standing, folder, files, held, deadline)
+            _lock_within(standing, folder, files, deadline)
         locked |= fresh
         rows = standing.below()
     return rows
@@ -92,11 +106,9 @@ def _folders(standing: Standing, rows: list[MountInfo]) -> set[bytes]:
     return {os.fsencode(os.path.relpath(os.path.dirname(point), home)) for point in points}
 
 
-def _lock_within(
-    standing: Standing, folder: bytes, files: set[tuple[int, int]], held: ExitStack, deadline: float
-) -> None:
+def _lock_within(standing: Standing, folder: bytes, files: set[tuple[int, int]], deadline: float) -> None:
     try:
-        lock = held.enter_context(OwnedFd(calls.openat(standing.fd, folder, _DIRECTORY, 0)))
+        lock = standing.passing.enter_context(_Lock(calls.openat(standing.fd, folder, _DIRECTORY, 0)))
     except (Denied, Missing, NotDirectory):
         calls.remark(f"replace: {os.fsdecode(folder)!r} can't be opened, so other replacements there aren't waited for")
         return
@@ -105,18 +117,11 @@ def _lock_within(
         return  # a lock isn't shared with itself
     files.add(file)
     try:
-        _lock(lock, folder, standing, deadline)
+        _lock(lock, standing, folder, deadline)
     except KernelError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
         calls.remark(f"replace: {os.fsdecode(folder)!r} can't be locked, so other replacements there aren't waited for")
-        return
-    # Not only closed: a process that was forked meanwhile has the descriptor too, and keeps the lock.
-    held.callback(_unlock, lock)
-
-
-def _unlock(lock: OwnedFd) -> None:
-    calls.flock(lock.fileno(), _LOCK_UN)
 
 
 def _file_of(lock: OwnedFd) -> tuple[int, int]:
@@ -124,20 +129,7 @@ def _file_of(lock: OwnedFd) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-@contextmanager
-def _opened(folder: bytes) -> Iterator[OwnedFd | None]:
-    """Open a directory to lock it; None for one that may only be walked through: then nobody waits for anybody."""
-    try:
-        lock = OwnedFd(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0))
-    except Denied:
-        calls.remark(f"replace: {os.fsdecode(folder)!r} can't be read, so other replacements there aren't kept waiting")
-        yield None
-        return
-    with lock:
-        yield lock
-
-
-def _lock(lock: OwnedFd, folder: bytes, standing: Standing, deadline: float) -> None:
+def _lock(lock: _Lock, standing: Standing, within: bytes, deadline: float) -> None:
     while True:
         try:
             calls.flock(lock.fileno(), _LOCK_EX_NB)
@@ -145,17 +137,18 @@ def _lock(lock: OwnedFd, folder: bytes, standing: Standing, deadline: float) -> 
             if error.errno != EAGAIN:
                 raise
         else:
+            lock.is_locked = True
             return
         if time.monotonic() > deadline:
-            hint = f"another replacement below {os.fsdecode(folder)!r} is going on, or somebody locks that directory"
-            raise from_errno(EBUSY, "flock", (folder,), filename=standing.target, hint=hint)
+            hint = (
+                f"another replacement at or beside {os.fsdecode(within)!r} is going on, or somebody locks the directory"
+            )
+            raise from_errno(EBUSY, "flock", (within,), filename=standing.target, hint=hint)
         time.sleep(_PAUSE)
 
 
 def wait_for_users(standing: Standing, seconds: float) -> None:
     """Wait until nobody uses the old mount, or the time is up."""
-    if seconds <= 0:
-        return
     from mountfd.verbs.holders import holders  # noqa: PLC0415 (only when asked)
 
     deadline = time.monotonic() + seconds
