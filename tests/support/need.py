@@ -41,11 +41,17 @@ def need_unique_ids() -> None:
 
 def need_walk_of_namespaces() -> None:
     """Skip where a mount namespace without processes is out of sight."""
+    need(namespaces_can_be_walked(), "NS_MNT_GET_NEXT (Linux 6.12)")
+
+
+def namespaces_can_be_walked() -> bool:
+    """Say whether mount namespaces without processes can be seen."""
     try:
         with MountNamespace.current() as own, contextlib.closing(own.others()) as others:  # type: ignore[type-var]
             next(others).close()
     except NotSupported:
-        need(condition=False, feature="NS_MNT_GET_NEXT (Linux 6.12)")
+        return False
+    return True
 
 
 def need_idmapped_tmpfs() -> None:

@@ -15,7 +15,7 @@ from sys import byteorder
 from mountfd.abi import calls
 from mountfd.abi import numbers as n
 from mountfd.abi.layouts import StatxBuffer
-from mountfd.errors import Denied, Gone, InvalidSpec, NotSupported, from_errno
+from mountfd.errors import Denied, Gone, InvalidSpec, Missing, NotSupported, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.mount import Mount
 
@@ -65,8 +65,8 @@ def send_mount(sock: socket.socket, mount: Mount) -> None:
 def receive_mount(sock: socket.socket) -> Mount:
     """Receive a detached mount from a unix socket, in the message that send_mount makes: one byte, one descriptor.
 
-    It is made sure that the descriptor is one of a mount that isn't attached in this mount namespace, as far as the
-    kernel tells (Linux 6.8). Who sent it, and of which filesystem it is, are for the caller to judge.
+    It is made sure that the descriptor is one of a mount that isn't attached in this mount namespace, as far as that
+    can be told (Linux 6.8, or /proc). Who sent it, and of which filesystem it is, are for the caller to judge.
     Raises: InvalidSpec when something else came, which is closed again; Gone when the other side has closed the socket;
     LimitReached when there was no room for a descriptor; BlockingIOError and TimeoutError as the socket is set to.
     Call: recvmsg(2), which makes it close-on-exec.
@@ -155,10 +155,14 @@ def _check_mount(received: Mount) -> None:
 
 def _stands_here(mount: Mount) -> bool:
     """Say whether a mount is attached in this mount namespace; False where that can't be told."""
-    from mountfd.verbs.query import lookup  # noqa: PLC0415 (beside its use)
+    from mountfd.verbs.query.asking import stands  # noqa: PLC0415 (beside its use)
+    from mountfd.verbs.query.oldway import is_in_table, old_id_of  # noqa: PLC0415
+    from mountfd.verbs.query.place import HERE, id_of  # noqa: PLC0415
 
+    fd = mount.fileno()
     try:
-        lookup(id=mount.id, fields=("id",))
-    except (Gone, NotSupported, Denied):
+        number = id_of(fd, b"", HERE)
+        # A mount that is in no table has an id, too, and no other has that as long as it lives.
+        return stands(number) if number else is_in_table(old_id_of(fd))
+    except (Denied, Missing, NotSupported):
         return False
-    return True
