@@ -63,6 +63,15 @@ def need_idmapped_tmpfs() -> None:
         need(condition=False, feature="idmapped tmpfs (Linux 6.3)")
 
 
+def need_user_xattrs(place: Path) -> None:
+    """Skip where a directory takes no attributes of users, as on a tmpfs."""
+    try:
+        os.setxattr(place, "user.probe", b"")
+    except OSError:
+        need(condition=False, feature="user xattrs on a tmpfs (Linux 6.6)")
+    os.removexattr(place, "user.probe")
+
+
 def need_user_namespaces(user: int) -> None:
     """Skip unless an ordinary user may make user namespaces."""
     words = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "unshare", "--user", "true"]

@@ -21,15 +21,7 @@ def in_child(act: Callable[[], T], user: int | None = None) -> T:
     pid = os.fork()
     if pid == 0:
         try:
-            if user is not None:
-                os.setgroups([])
-                os.setresgid(user, user, user)
-                os.setresuid(user, user, user)
-            answer = pickle.dumps((True, act()))
-        except BaseException as error:  # noqa: BLE001 (handed to the parent, whatever it is)
-            answer = pickle.dumps((False, error))
-        try:
-            os.write(writing, answer)
+            os.write(writing, _answer(act, user))
         finally:
             os._exit(0)
     os.close(writing)
@@ -40,6 +32,20 @@ def in_child(act: Callable[[], T], user: int | None = None) -> T:
     if not fine:
         raise cast("BaseException", result)
     return cast("T", result)
+
+
+def _answer(act: Callable[[], T], user: int | None) -> bytes:
+    try:
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        return pickle.dumps((True, act()))
+    except BaseException as error:  # noqa: BLE001 (handed to the parent, whatever it is)
+        try:
+            return pickle.dumps((False, error))
+        except Exception as second:  # noqa: BLE001 (told too)
+            return pickle.dumps((False, AssertionError(f"{error!r} can't be told as it is: {second!r}")))
 
 
 def in_chroot(root: Path, act: Callable[[], T]) -> T:

@@ -155,14 +155,9 @@ def _check_mount(received: Mount) -> None:
 
 def _stands_here(mount: Mount) -> bool:
     """Say whether a mount is attached in this mount namespace; False where that can't be told."""
-    from mountfd.verbs.query.asking import stands  # noqa: PLC0415 (beside its use)
-    from mountfd.verbs.query.oldway import is_in_table, old_id_of  # noqa: PLC0415
-    from mountfd.verbs.query.place import HERE, id_of  # noqa: PLC0415
+    from mountfd.verbs.query.place import stands_here  # noqa: PLC0415 (beside its use)
 
-    fd = mount.fileno()
     try:
-        number = id_of(fd, b"", HERE)
-        # A mount that is in no table has an id, too, and no other has that as long as it lives.
-        return stands(number) if number else is_in_table(old_id_of(fd))
+        return stands_here(mount.fileno())
     except (Denied, Missing, NotSupported):
         return False

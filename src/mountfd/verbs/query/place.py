@@ -9,7 +9,7 @@ from mountfd.abi import numbers as n
 from mountfd.abi.layouts import StatxBuffer
 from mountfd.errors import KernelError
 
-__all__ = ["FOLLOW", "HERE", "NOFOLLOW", "facts_of", "id_of", "is_root"]
+__all__ = ["FOLLOW", "HERE", "NOFOLLOW", "facts_of", "id_of", "is_root", "stands_here"]
 
 # A dead server isn't asked: what the kernel has cached is enough to know on whose mount this is.
 FOLLOW = n.AT_STATX_DONT_SYNC | n.AT_NO_AUTOMOUNT
@@ -76,6 +76,21 @@ def facts_of(fd: int) -> tuple[int, int, bool]:
         return buffer.stx_mnt_id, buffer.stx_mode, bool(buffer.stx_attributes & _MOUNT_ROOT)
     finally:
         _free.append((buffer, pointer))
+
+
+def stands_here(fd: int) -> bool:
+    """Say whether the mount that a descriptor lies on is attached in this mount namespace.
+
+    Raises: Denied where a filter forbids to ask; before Linux 6.8 Missing where there is no /proc.
+    """
+    # A detached mount has an id, too, and nothing else has that as long as it lives.
+    if number := id_of(fd, b"", HERE):
+        from mountfd.verbs.query.asking import stands  # noqa: PLC0415 (beside its use)
+
+        return stands(number)
+    from mountfd.verbs.query.oldway import is_in_table, old_id_of  # noqa: PLC0415 (only before Linux 6.8)
+
+    return is_in_table(old_id_of(fd))
 
 
 def _new() -> tuple[StatxBuffer, object]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
-from mountfd.abi.features import Feature, has
 from mountfd.errors import Busy, InvalidSpec, KernelError
 from mountfd.handles.mount import Mount
 from mountfd.model.overlay import Overlay
 from mountfd.model.spec import MountSpec
-from mountfd.verbs.query.asking import stands
+from mountfd.verbs.query.place import stands_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,13 +54,20 @@ def copy(mount: Mount) -> Mount:
     That is a detached one before Linux 6.15, and one that was made in another mount namespace.
     A clone is younger than the mount it will cover or be covered by, which tells a tucked mount from one mounted upon.
     """
-    if has(Feature.CLONE_DETACHED) or stands(mount.id):
-        try:
-            return Mount.clone_fd(mount.fileno(), recursive=True)
-        except KernelError as error:
-            if error.errno != EINVAL or stands(mount.id):
-                raise
+    fd = mount.fileno()
+    try:
+        return Mount.clone_fd(fd, recursive=True)
+    except KernelError as error:
+        if error.errno != EINVAL or _is_known_to_stand(fd):
+            raise
     return mount.dup()
+
+
+def _is_known_to_stand(fd: int) -> bool:
+    try:
+        return stands_here(fd)
+    except KernelError:
+        return False  # before Linux 6.8 it is told by /proc, which not every namespace has
 
 
 def _specified(spec: MountSpec) -> Mount:
