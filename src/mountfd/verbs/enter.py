@@ -38,9 +38,10 @@ _MS_REC_PRIVATE = 16384 | 1 << 18
 _MNT_DETACH = 2
 
 
-def in_private_namespace(act: Callable[[], T]) -> T:
+def in_private_namespace(act: Callable[[], T], *, owned: bool = False) -> T:
     """Run a function on a thread in a private copy of this mount namespace.
 
+    Arguments: act; owned, as of `on_thread`.
     What the function attaches there nobody else sees, and it is gone when the function returns, or when this process
     is killed. The thread has its own working directory. What the function raises is raised here.
     Calls: unshare(2) with CLONE_NEWNS, which a thread may do for itself alone.
@@ -51,7 +52,7 @@ def in_private_namespace(act: Callable[[], T]) -> T:
         _let_nothing_travel()
         return act()
 
-    return on_thread(body)
+    return on_thread(body, owned=owned)
 
 
 def _let_nothing_travel() -> None:
@@ -107,16 +108,22 @@ def in_namespace(namespace: MountNamespace, act: Callable[[], T]) -> T:
     return on_thread(lambda: without_imports(body))
 
 
-def on_thread(act: Callable[[], T]) -> T:
+def on_thread(act: Callable[[], T], *, owned: bool = False) -> T:
     """Run a function on a thread that ends with it, for what a thread may change for itself alone.
 
+    Arguments: act; owned, whether it gives a handle, which is closed where an exception keeps it from being given.
     What the function raises is raised here. An exception that a signal handler raises meanwhile waits for the
     function's end: it works with descriptors that the caller would close.
     """
     from mountfd.verbs.threads import finish_on_thread  # noqa: PLC0415 (most assemblies and runs do without)
 
     results: list[T] = []
-    finish_on_thread(lambda: results.append(act()))
+    try:
+        finish_on_thread(lambda: results.append(act()))
+    except BaseException:
+        for result in results if owned else ():
+            result.close()  # type: ignore[attr-defined]  # it is a handle
+        raise
     return results.pop()
 
 

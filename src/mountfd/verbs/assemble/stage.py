@@ -14,6 +14,7 @@ import os
 import threading
 from contextlib import ExitStack, nullcontext
 from errno import EINVAL
+from stat import S_ISDIR
 
 from mountfd.abi import calls
 from mountfd.errors import KernelError
@@ -119,25 +120,36 @@ def on_stage(
         context = held.enter_context(FsContext.open("tmpfs")).create()
         ground = held.enter_context(context.mount())
         with _borrowing if borrowed else nullcontext():
-            return in_private_namespace(lambda: _perform(make(ground, copies, held), act, borrowed))
+            return in_private_namespace(lambda: _perform(make(ground, copies, held), act, borrowed), owned=True)
 
 
-def clone_of_detached(base: Mount, fd: int) -> Mount:
+def clone_of_detached(base: Mount, fd: int, *, recursive: bool = False) -> Mount:
     """Clone what a descriptor names on a detached mount, which before Linux 6.15 must be attached for that.
 
+    Arguments: base, the mount; fd; recursive, whether what stands below comes along.
     The mount stands where nobody else sees it meanwhile; then it is detached again, under the same descriptor.
     """
 
     def act() -> Mount:
-        borrowed.attach("/")
-        return _then(lambda: Mount.clone_fd(fd), lambda: _give_back(borrowed))
+        _attach_anywhere(borrowed)
+        return _then(lambda: Mount.clone_fd(fd, recursive=recursive), lambda: _give_back(borrowed))
 
     borrowed = Mount(base.fileno())
     try:
         with _borrowing:
-            return in_private_namespace(act)
+            return in_private_namespace(act, owned=True)
     finally:
         borrowed.release()  # it is the caller's, who closes it
+
+
+def _attach_anywhere(mount: Mount) -> None:
+    if S_ISDIR(os.fstat(mount.fileno()).st_mode):
+        mount.attach("/")
+        return
+    with FsContext.open("tmpfs") as context, context.create().mount() as ground:
+        ground.attach("/")
+        os.close(calls.openat(ground.fileno(), b"file", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        mount.attach("file", dir_fd=ground.fileno())
 
 
 def _perform(stage: Stage, act: Callable[[Stage], Mount], borrowed: dict[int, Mount]) -> Mount:

@@ -270,7 +270,7 @@ def staged(fstype: str, source: Source, options: Options, attrs: int) -> Mount:
                 raise
             return Mount.clone(b"m")
 
-        mount = in_private_namespace(make)
+        mount = in_private_namespace(make, owned=True)
     try:
         # mount(2) has one flag for the filesystem and the mount.
         return mount.set(attrs & _ATTR_RDONLY, clear=_ATTR_RDONLY & ~attrs)

@@ -191,7 +191,7 @@ def _with_subdir(mount: Mount, options: Options) -> Mount:
                 # Not left to the namespace's end, which may come a moment later: a loop device would still be in use.
                 calls.umount2(b"/proc/thread-self/fd/%d" % mount.fileno(), _MNT_DETACH)
 
-        narrow = in_private_namespace(act)
+        narrow = in_private_namespace(act, owned=True)
     mount.close()
     return narrow
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from mountfd.abi.features import Feature, has
 from mountfd.errors import Busy, InvalidSpec, KernelError
 from mountfd.handles.mount import Mount
 from mountfd.model.overlay import Overlay
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     New: TypeAlias = "Mount | Overlay | MountSpec | StrPath"
 
-__all__ = ["build", "copy"]
+__all__ = ["build", "copy", "explain_unusable"]
 
 _PATHS = (str, bytes, os.PathLike)
 _ANOTHER_UPPER = (
@@ -49,9 +50,8 @@ def build(new: New) -> Mount:
 
 
 def copy(mount: Mount) -> Mount:
-    """Clone a mount with all that stands on it, or give a second handle where the kernel doesn't.
+    """Clone a mount with all that stands on it, or give a second handle on one made in another mount namespace.
 
-    That is a detached one before Linux 6.15, and one that was made in another mount namespace.
     A clone is younger than the mount it will cover or be covered by, which tells a tucked mount from one mounted upon.
     """
     fd = mount.fileno()
@@ -60,7 +60,21 @@ def copy(mount: Mount) -> Mount:
     except KernelError as error:
         if error.errno != EINVAL or _is_known_to_stand(fd):
             raise
-    return mount.dup()
+    if has(Feature.CLONE_DETACHED):
+        return mount.dup()
+    from mountfd.verbs.assemble.stage import clone_of_detached  # noqa: PLC0415 (only on kernels before 6.15)
+
+    try:
+        return clone_of_detached(mount, fd, recursive=True)
+    except KernelError as error:
+        explain_unusable(error)
+        raise
+
+
+def explain_unusable(error: KernelError) -> None:
+    """Say why a mount can't be attached that is neither attached nor detached."""
+    if error.errno == EINVAL:
+        error.explain(hint="the new mount was attached once and isn't any more: it can't be attached again")
 
 
 def _is_known_to_stand(fd: int) -> bool:

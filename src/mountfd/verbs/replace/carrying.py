@@ -8,6 +8,7 @@ in a private namespace.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from errno import EINVAL, ENOENT, ENOTDIR
 
 from mountfd.abi import calls
@@ -18,7 +19,8 @@ from mountfd.errors import InvalidSpec, KernelError
 from mountfd.handles.mount import Mount
 from mountfd.handles.root import Root
 from mountfd.verbs.enter import in_private_namespace
-from mountfd.verbs.query.place import FOLLOW, id_of
+from mountfd.verbs.query.asking import ask, mask_of
+from mountfd.verbs.query.place import FOLLOW, HERE, id_of, is_root
 from mountfd.verbs.replace.bystanders import with_mounts_of_its_own
 from mountfd.verbs.replace.receiving import Receiving, in_receiving_namespace, reach
 from mountfd.verbs.replace.standing import changed
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Carried", "is_made_here", "points_of"]
 
 _MNT_DETACH = 2
+_PARENT = mask_of(("parent_id",))
 _NO_PLACE = (ENOENT, ENOTDIR, EINVAL)  # the last: a directory is no place for a file, nor a file for a directory
 
 
@@ -56,7 +59,7 @@ class Carried:
         """Clone them, or find out why not."""
         self._clones: list[tuple[bytes, Mount]] = []
         self._by_id: dict[int | None, Mount] = {}
-        self._count = 0
+        self._within: dict[int | None, bytes] = {}
         self._forgiving = forgiving
         self._home = standing.info.point or "/"
         stuck = [row for row in rows if (row.propagation or 0) & Propagation.UNBINDABLE and row.id not in without]
@@ -78,8 +81,10 @@ class Carried:
                 held.enter_context(memory)
         for row, clone in made:
             held.enter_context(clone)
-            self._clones.append((os.fsencode(os.path.relpath(row.point or "", self._home)), clone))
+            within = os.fsencode(os.path.relpath(row.point or "", self._home))
+            self._clones.append((within, clone))
             self._by_id[row.id] = clone
+            self._within[row.id] = within
         left = [row for row in rows if row.id not in without and row not in stuck]
         clones = {row.id or 0: clone for row, clone in made}
         self._receiving = Receiving(standing, left, clones, None if plain else memories, held)
@@ -106,8 +111,8 @@ class Carried:
             return Mount.clone_fd(new.fileno(), recursive=True)
 
         with new:
-            tree = in_private_namespace(act)
-        self._clones, self._by_id, self._count = [], {}, len(self)  # they went with the namespace
+            tree = in_private_namespace(act, owned=True)
+        self._clones, self._by_id = [], {}  # they went with the namespace
         self._receiving.forget_hidden()
         return tree
 
@@ -115,31 +120,60 @@ class Carried:
         with Root(os.dup(new.fileno())) as root:
             for within, clone in self._clones:
                 try:
-                    with root.resolve(within) as place:
-                        clone.attach_fd(place.fileno())
+                    _attach_within(root, within, clone)
                 except KernelError as error:
                     if not (self._forgiving and error.errno in _NO_PLACE):
                         error.explain(filename=os.fsdecode(within), hint=_hint(error, within))
                         raise
+                    _leave_behind(root, within, clone, error.errno)
 
     def restore_propagation(self, new: Mount) -> None:
         """Give the clones what they received before, where that was lost on the way; the new mount shows now."""
         self._receiving.restore(new)
 
-    def let_go(self, gone: Collection[int | None]) -> None:
-        """Unmount the clones of what was unmounted since, where there is a handle on them."""
-        for number in gone:
-            clone = self._by_id.pop(number, None)
+    def let_go(self, new: Mount, gone: Collection[int | None]) -> None:
+        """Unmount the clones of what was unmounted since within the new mount."""
+        for number in [each for each in reversed(self._within) if each in gone]:  # what stands on another comes first
+            within, clone = self._within.pop(number), self._by_id.pop(number, None)
             if clone is not None:
                 calls.umount2(b"/proc/self/fd/%d" % clone.fileno(), _MNT_DETACH)
+                continue
+            with Root(os.dup(new.fileno())) as root, root.resolve(within) as place:
+                if is_root(place.fileno(), b"", HERE):
+                    calls.umount2(b"/proc/self/fd/%d" % place.fileno(), _MNT_DETACH)
 
-    def ids(self) -> set[int]:
-        """Give the unique ids of the clones."""
-        return {clone.id for _, clone in self._clones}
+    def ids(self, new: Mount) -> set[int]:
+        """Give the unique ids of the clones within the new mount."""
+        if self._clones:
+            return {clone.id for _, clone in self._clones}
+        found: set[int] = set()
+        with Root(os.dup(new.fileno())) as root:
+            for within, count in Counter(self._within.values()).items():
+                with root.resolve(within) as place:
+                    number = id_of(place.fileno(), b"", HERE)
+                for _ in range(count):  # the topmost can be reached, and each tells what it stands on
+                    found.add(number)
+                    number = ask(number, _PARENT).parent_id or 0
+        return found
 
     def __len__(self) -> int:
         """Count the clones."""
-        return len(self._clones) or self._count
+        return len(self._within)
+
+
+def _attach_within(root: Root, within: bytes, clone: Mount) -> None:
+    with root.resolve(within) as place:
+        clone.attach_fd(place.fileno())
+
+
+def _leave_behind(root: Root, within: bytes, clone: Mount, errno: int) -> None:
+    """Try once more, since what stays behind is lost; raise what doesn't say again that there is no place."""
+    try:
+        _attach_within(root, within, clone)
+    except KernelError as error:
+        if error.errno != errno:
+            raise
+        calls.remark(f"replace: {os.fsdecode(within)!r} has no place in what is put back, and stays behind")
 
 
 def is_made_here(detached: Mount) -> bool:

@@ -30,8 +30,9 @@ def end_earlier(standing: Standing, submounts: str) -> Standing:
     while is_half_replaced(standing):
         calls.remark(f"replace: an earlier one of {standing.target!r} was never ended; ending it")
         _end(standing, submounts)
-        elsewhere, standing = standing.is_elsewhere, standing.passing.enter_context(Standing(standing.raw))
-        standing.is_elsewhere = elsewhere
+        again = standing.passing.enter_context(Standing(standing.raw))
+        again.is_elsewhere, again.lock = standing.is_elsewhere, standing.lock
+        standing = again
     if standing.is_marked:
         # It was killed before the first step. Nobody else gives a mount these two attributes.
         standing.unmark()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from mountfd.abi.features import Feature, has
 from mountfd.errors import InvalidSpec, MountfdError
 from mountfd.verbs.enter import in_namespace
 from mountfd.verbs.loading import load_everything
@@ -62,7 +63,7 @@ def in_each(
     done: list[Previous] = []
     load_everything()
     with ExitStack() as held, build(new) as made:
-        if len(namespaces) > 1 and not is_made_here(made):
+        if len(namespaces) > 1 and has(Feature.CLONE_DETACHED) and not is_made_here(made):
             raise InvalidSpec(
                 "a mount that was made in another namespace can be attached in one, not in several", part="new"
             )

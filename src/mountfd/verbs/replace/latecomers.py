@@ -38,7 +38,7 @@ def follow(
             for row in rows:
                 _take(standing, new, row)
             if carried is not None:
-                carried.let_go(gone)
+                carried.let_go(new, gone)
             standing.seen = ((standing.seen or frozenset()) | {row.id for row in rows}) - gone
             rows, gone = standing.news()
             if not rows and not gone:

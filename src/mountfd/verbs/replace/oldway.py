@@ -53,7 +53,7 @@ def replace_by_path(target: StrPath, made: Mount, previous: type[Previous], orde
         carried, spare = ([(row, held.enter_context(_clone(row, bearing))) for row in below] for _ in range(2))
         before = previous(Mount.clone(raw, recursive=order.submounts == "drop").release())
         try:
-            before.carried, before.gap = len(below), True
+            before.point, before.carried, before.gap = name, len(below), True
             if order.submounts == "drop":
                 before.set(propagation=_PRIVATE, recursive=True)  # a peer would lose what goes from the old one
             if not _is_parent_shared(own):

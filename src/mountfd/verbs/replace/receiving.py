@@ -127,7 +127,12 @@ def _restore(fd: int, wanted: int, model: Mount | None) -> None:
         _set(fd, wanted)
         return
     _set(fd, _PRIVATE)
-    calls.move_mount(model.fileno(), b"", fd, b"", _BOTH_EMPTY_SET_GROUP)
+    try:
+        calls.move_mount(model.fileno(), b"", fd, b"", _BOTH_EMPTY_SET_GROUP)
+    except KernelError as error:
+        if error.errno != EINVAL:
+            raise
+        calls.remark("replace: whom a mount heard of went together with the old one, so it hears of nobody now")
 
 
 def _set(fd: int, propagation: int) -> None:

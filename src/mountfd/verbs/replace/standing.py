@@ -94,9 +94,8 @@ class Standing:
         except Missing as error:
             if self.is_shown():
                 hint = "enter that one, or name it by `namespaces`"
-                raise InvalidSpec(
-                    f"{self.target!r} stands in another mount namespace: {hint}", part="target"
-                ) from error
+                words = f"{self.target!r} was unmounted, or stands in another mount namespace: {hint}"
+                raise InvalidSpec(words, part="target") from error
             raise Gone(f"the mount at {self.target!r} went while it was looked at") from error
         if self.info.point in (None, "/") and self.number == id_of(n.AT_FDCWD, b"/", HERE):
             raise InvalidSpec(f"{self.target!r} is the root of this process: that one stays", part="target")

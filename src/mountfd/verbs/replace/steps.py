@@ -17,6 +17,7 @@ from mountfd.verbs.replace.standing import WAITS, detach_top
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeVar
 
     from mountfd.model.info import MountInfo
@@ -38,12 +39,17 @@ def beneath(  # noqa: PLR0913 (all that there is, and two choices)
     Arguments: number, the id of the new mount, or 0; alone, whether mounts stand below the old one, which are to go
     with it but not their peers; late, whether those that came to stand there since it was looked at are to come along.
     """
+    _undisturbed(lambda: _tuck_and_detach(standing, made, number, carried, alone=alone, late=late))
+
+
+def _undisturbed(act: Callable[[], None]) -> None:
+    """Do something without a signal handler in between."""
     if _may_be_interrupted():
-        on_thread(lambda: _tuck_and_detach(standing, made, number, carried, alone=alone, late=late))
+        on_thread(act)
         return
     before = calls.block_signals()
     try:
-        _tuck_and_detach(standing, made, number, carried, alone=alone, late=late)
+        act()
     finally:
         calls.restore_signals(before)
 
@@ -136,33 +142,37 @@ def _unmark(standing: Standing, why: KernelError) -> None:
 
 def with_gap(standing: Standing, made: Mount, carried: Carried | None, *, alone: bool) -> None:
     """Take the old one away and attach the new one at once: as short a gap as there can be."""
-    raw = os.fsencode(standing.info.point or standing.target)  # what was given may lead into the old one
     with copy_of(Mount, standing, recursive=True) as old:
-        before = calls.block_signals()
-        try:
-            if alone:
-                _keep_to_itself(standing, "nothing was changed")
-            detach_top(standing)
-            standing.is_going = True
-            try:
-                _attach_at(raw, made)
-            except KernelError:
-                _attach_or_put_back(raw, made, old)
-            _restore_propagation(standing, made, carried)
-        finally:
-            calls.restore_signals(before)
+        _undisturbed(lambda: _detach_and_attach(standing, made, carried, old, alone=alone))
 
 
-def _attach_or_put_back(raw: bytes, made: Mount, old: Mount) -> None:
-    """Try once more; then show the old one again."""
+def _detach_and_attach(standing: Standing, made: Mount, carried: Carried | None, old: Mount, *, alone: bool) -> None:
+    if alone:
+        _keep_to_itself(standing, "nothing was changed")
+    raw = os.fsencode(standing.info.point or standing.target)  # what was given may lead into the old one
     try:
-        _attach_at(raw, made)
-    except KernelError:
-        try:
-            _attach_at(raw, old)
-        except KernelError:
-            _attach_at(raw, old)
+        detach_top(standing)
+        standing.is_going = True
+        _attach_somehow(raw, made)
+    except BaseException:
+        if not _may_stand(standing):
+            _attach_somehow(raw, old)  # nobody shall find nothing there
         raise
+    _restore_propagation(standing, made, carried)
+
+
+def _may_stand(standing: Standing) -> bool:
+    try:
+        return stands(standing.number)
+    except KernelError:
+        return standing.is_shown()
+
+
+def _attach_somehow(raw: bytes, mount: Mount) -> None:
+    try:
+        _attach_at(raw, mount)
+    except KernelError:
+        _attach_at(raw, mount)  # nothing is there meanwhile: one failure isn't the end
 
 
 def _attach_at(raw: bytes, mount: Mount) -> None:

@@ -12,7 +12,7 @@ from mountfd.errors import InvalidSpec, KernelError, MountfdError
 from mountfd.handles.mount import Mount
 from mountfd.verbs.query.asking import list_below
 from mountfd.verbs.query.place import facts_of
-from mountfd.verbs.replace.building import build, copy
+from mountfd.verbs.replace.building import build, copy, explain_unusable
 from mountfd.verbs.replace.bystanders import refuse_bystanders, refuse_returning
 from mountfd.verbs.replace.carrying import Carried
 from mountfd.verbs.replace.ending import end_earlier
@@ -51,16 +51,18 @@ _OTHERS = ("copy", "overlay")  # they keep the filesystem, not the mount
 class Previous(Mount):
     """What stood at the target before: a detached clone, to be put back or looked at. Close it to let it go.
 
-    Attributes: old_id, the unique id of the mount that was taken away; carried, how many mounts came along from below
-    it; gap, whether there was an instant without a mount; namespace, the id of the mount namespace that was named to do
-    it in, 0 where none was; others, what stood in the other namespaces that were named. They are closed together.
+    Attributes: point, where it stood; old_id, the unique id of the mount that was taken away; carried, how many mounts
+    came along from below it; gap, whether there was an instant without a mount; namespace, the id of the mount
+    namespace that was named to do it in, 0 where none was; others, what stood in the other namespaces that were named.
+    They are closed together.
     """
 
-    __slots__ = ("carried", "gap", "namespace", "old_id", "others")
+    __slots__ = ("carried", "gap", "namespace", "old_id", "others", "point")
 
     def __init__(self, fd: int) -> None:
         """Take over the descriptor of the clone."""
         super().__init__(fd)
+        self.point = ""
         self.old_id = self.carried = self.namespace = 0
         self.gap = False
         self.others: tuple[Previous, ...] = ()
@@ -69,7 +71,7 @@ class Previous(Mount):
         """Make a second handle on the same mount, that knows the same of it; not of the others."""
         other = super().dup()
         other.old_id, other.carried, other.gap = self.old_id, self.carried, self.gap
-        other.namespace = self.namespace
+        other.namespace, other.point = self.namespace, self.point
         return other
 
     def close(self) -> None:
@@ -208,13 +210,13 @@ def _switch(standing: Standing, made: Mount, order: Order) -> tuple[Mount, Previ
         standing.seen = frozenset([row.id for row in rows] if rows else ())
         carried = _look(standing, rows, order)
         made, number = _younger(standing, made)
-        # A clone is a peer of what it was cloned from: what is attached in it would appear there, too.
-        made.set(propagation=_PRIVATE, recursive=True)
+        _keep_apart(made)
         if carried is not None:
             made, number = carried.attach_in(made), 0
         _ready(standing, made, order)
         previous = copy_of(Previous, standing, recursive=order.submounts == "drop")
-        previous.old_id, previous.carried, previous.gap = standing.number, len(carried or ()), not order.beneath
+        previous.point, previous.old_id = standing.info.point or standing.target, standing.number
+        previous.carried, previous.gap = len(carried or ()), not order.beneath
         if rows or order.check is not None or order.wait or order.submounts != "carry" or not order.beneath:
             standing.look_again()  # that took a while; what came meanwhile would go with the old one
         if order.beneath:
@@ -229,6 +231,15 @@ def _switch(standing: Standing, made: Mount, order: Order) -> tuple[Mount, Previ
         if isinstance(error, KernelError) and _is_race(error, standing):
             hint = f"{standing.target!r} or what is below it was changed meanwhile: try again"
             raise changed(standing.target, hint) from error
+        raise
+
+
+def _keep_apart(made: Mount) -> None:
+    """Make it private: a clone is a peer of what it was cloned from, and what is attached in it would appear there."""
+    try:
+        made.set(propagation=_PRIVATE, recursive=True)
+    except KernelError as error:
+        explain_unusable(error)
         raise
 
 
@@ -286,9 +297,7 @@ def _ready(standing: Standing, made: Mount, order: Order) -> None:
 
 def _own(made: Mount, carried: Carried | None) -> set[int]:
     """Give the ids of what stands below the new mount without having been carried there."""
-    kept = set() if carried is None else carried.ids()
-    if carried is not None and not kept:
-        return set()  # they are in a clone of the tree, and can't be told apart: all of them go back
+    kept = set() if carried is None else carried.ids(made)
     own = set(list_below(made.id))
     for number in kept:
         own -= {number, *list_below(number)}
@@ -300,24 +309,23 @@ def _look_again(target: StrPath, made: Mount, previous: Previous, own: set[int],
     try:
         refused = order.check_after is not None and not order.check_after(made)
     except BaseException as error:
-        _put_back(target, made, previous, own, order, error)
+        _put_back(made, previous, own, order, error)
         error.add_note(f"what stood at {os.fsdecode(target)!r} before is back")
         raise
     if refused:
         refusal = MountfdError(f"the check refused the new mount: what stood at {os.fsdecode(target)!r} before is back")
-        _put_back(target, made, previous, own, order, refusal)
+        _put_back(made, previous, own, order, refusal)
         raise refusal
 
 
-def _put_back(  # noqa: PLR0913, PLR0917 (all of what was done)
-    target: StrPath, made: Mount, previous: Previous, own: set[int], order: Order, why: BaseException
-) -> None:
+def _put_back(made: Mount, previous: Previous, own: set[int], order: Order, why: BaseException) -> None:
     """Replace the new mount by the previous one; what came with the new one goes with it."""
     back = Order(allow_gap=order.allow_gap, beneath=order.beneath, is_elsewhere=order.is_elsewhere)
     back.only, back.without = made.id, frozenset(own)
     with previous:
         try:
-            _replace(target, previous, back).close()
+            # What was given may lead into the old mount by now, as `.` does.
+            _replace(previous.point, previous, back).close()
         except MountfdError as error:
             error.add_note(f"the check had failed ({why}), and what stood there before could not be put back")
             raise

@@ -67,17 +67,16 @@ def alone(target: StrPath) -> Standing:
 
 
 def _keep_waiting(standing: Standing, deadline: float) -> None:
-    if standing.is_directory:
-        at, folder = standing.fd, b".."
-    else:
-        at, folder = n.AT_FDCWD, os.path.dirname(os.fsencode(standing.info.point or os.path.realpath(standing.target)))
+    # Not `..` of the old mount's root: to walk there that filesystem is asked, and its server may be dead.
+    point = standing.info.point or os.path.realpath(standing.target)
+    folder = os.fsencode(point.rpartition("/")[0] or "/")
     try:
-        standing.lock = lock = _Lock(calls.openat(at, folder, _DIRECTORY, 0))
+        standing.lock = lock = _Lock(calls.openat(n.AT_FDCWD, folder, _DIRECTORY, 0))
     except Denied:
         # It may only be walked through: then nobody waits for anybody.
-        calls.remark(f"replace: the directory of {standing.target!r} can't be read, so others aren't kept waiting")
+        calls.remark(f"replace: {os.fsdecode(folder)!r} can't be read, so other replacements there aren't kept waiting")
     else:
-        _lock(lock, standing, standing.raw, deadline)
+        _lock(lock, folder, standing, deadline)
 
 
 def keep_waiting_below(standing: Standing, rows: list[MountInfo]) -> list[MountInfo]:
@@ -117,7 +116,7 @@ def _lock_within(standing: Standing, folder: bytes, files: set[tuple[int, int]],
         return  # a lock isn't shared with itself
     files.add(file)
     try:
-        _lock(lock, standing, folder, deadline)
+        _lock(lock, folder, standing, deadline)
     except KernelError as error:
         if error.errno not in _CANNOT_LOCK:
             raise
@@ -129,7 +128,7 @@ def _file_of(lock: OwnedFd) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _lock(lock: _Lock, standing: Standing, within: bytes, deadline: float) -> None:
+def _lock(lock: _Lock, folder: bytes, standing: Standing, deadline: float) -> None:
     while True:
         try:
             calls.flock(lock.fileno(), _LOCK_EX_NB)
@@ -140,10 +139,8 @@ def _lock(lock: _Lock, standing: Standing, within: bytes, deadline: float) -> No
             lock.is_locked = True
             return
         if time.monotonic() > deadline:
-            hint = (
-                f"another replacement at or beside {os.fsdecode(within)!r} is going on, or somebody locks the directory"
-            )
-            raise from_errno(EBUSY, "flock", (within,), filename=standing.target, hint=hint)
+            hint = f"another replacement below {os.fsdecode(folder)!r} is going on, or somebody locks that directory"
+            raise from_errno(EBUSY, "flock", (folder,), filename=standing.target, hint=hint)
         time.sleep(_PAUSE)
 
 
