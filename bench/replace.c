@@ -97,14 +97,15 @@ static void replace_guarded(const char *target, const char *source)
 {
     static uint64_t ids[64];
     sigset_t all, before;
-    char link[64];
+    char folder[4096], link[64];
     int fd = must(syscall(NR_OPEN_TREE, AT_FDCWD, source, CLONE_TREE | O_CLOEXEC), "open_tree");
     int old = must(open(target, O_PATH | O_CLOEXEC), "open");
     struct { uint32_t size, fd; uint64_t id, param; } request = {24, 0, id_of(old, ""), 0};
 
     sigfillset(&all);
     look_at(look_at(request.id, BASIC | ROOT | POINT), BASIC);
-    int lock = must(openat(old, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open");
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(target, '/') - target), target);
+    int lock = must(open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open");
     must(flock(lock, LOCK_EX | LOCK_NB), "flock");
     id_of(AT_FDCWD, target);
     must(syscall(NR_LISTMOUNT, &request, ids, 64, 0), "listmount");

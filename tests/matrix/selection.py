@@ -30,6 +30,7 @@ LEFT_OUT: dict[str, str] = {
     "tests/kernel/test_watch_flood.py": "tens of thousands of events: minutes under emulation",
     "tests/kernel/test_differential.py": "hundreds of random trees: minutes under emulation",
     "tests/kernel/test_query_lookup.py::test_a_signal_handler_may_ask_in_between": "its timer is too fast",
+    "tests/faults/test_replace_at_once.py::test_many_processes": "a reader that stops between a mount and one below it",
     "tests/kernel/test_replace_readers.py": "readers that race for a given time, and must come round often enough",
 }
 
