@@ -51,6 +51,7 @@ _KEPT = -1
 _ID_MAX = 0xFFFFFFFE
 _ID_DIGITS = 10
 _MNT_DETACH = 2
+_PRIVATE = 1 << 18
 _CLONE_NEWUSER = 0x10000000
 
 
@@ -188,6 +189,8 @@ def _with_subdir(mount: Mount, options: Options) -> Mount:
             try:
                 return _narrowed(mount, subdir, recursive=recursive)
             finally:
+                # What stands on it stands on its peers, too, and would go there with it.
+                mount.set(propagation=_PRIVATE, recursive=True)
                 # Not left to the namespace's end, which may come a moment later: a loop device would still be in use.
                 calls.umount2(b"/proc/thread-self/fd/%d" % mount.fileno(), _MNT_DETACH)
 
