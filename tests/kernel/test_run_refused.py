@@ -45,6 +45,7 @@ def test_what_refuses_the_root_names_it() -> None:
 
 def test_a_fuse_that_is_closed_is_raised_with_its_hint() -> None:
     need_command("fuse-overlayfs")
+    need(Path("/etc/shadow").exists(), "/etc/shadow")
     done = ordinary(
         "run", "--", "id", wrap="mount --bind /etc/shadow /dev/fuse && ", before=["env", "MOUNTFD_ROUTE=assemble:fuse"]
     )

@@ -10,10 +10,13 @@ from mountfd.errors import InvalidSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Self
+    from typing import Self, TypeVar
 
-__all__ = ["OwnedFd"]
+    T = TypeVar("T", bound="OwnedFd")
+
+__all__ = ["OwnedFd", "made_tidily"]
 
 
 class OwnedFd:
@@ -79,3 +82,18 @@ class OwnedFd:
         """Name the class and the number."""
         state = f"fd={self._fd}" if self._fd >= 0 else "closed"
         return f"<mountfd.{type(self).__name__} {state}>"
+
+
+def made_tidily(make: Callable[[], T], tidy: Callable[[], object]) -> T:
+    """Make a handle and tidy up in any case; what was made is closed where tidying up fails."""
+    try:
+        made = make()
+    except BaseException:
+        tidy()
+        raise
+    try:
+        tidy()
+    except BaseException:
+        made.close()
+        raise
+    return made

@@ -19,7 +19,7 @@ from stat import S_ISDIR
 from mountfd.abi import calls
 from mountfd.errors import KernelError
 from mountfd.handles.context import FsContext
-from mountfd.handles.fd import OwnedFd
+from mountfd.handles.fd import OwnedFd, made_tidily
 from mountfd.handles.mount import Mount
 from mountfd.verbs.assemble.finding import blame, open_below
 from mountfd.verbs.enter import in_private_namespace
@@ -132,7 +132,7 @@ def clone_of_detached(base: Mount, fd: int, *, recursive: bool = False) -> Mount
 
     def act() -> Mount:
         _attach_anywhere(borrowed)
-        return _then(lambda: Mount.clone_fd(fd, recursive=recursive), lambda: _give_back(borrowed))
+        return made_tidily(lambda: Mount.clone_fd(fd, recursive=recursive), lambda: _give_back(borrowed))
 
     borrowed = Mount(base.fileno())
     try:
@@ -159,22 +159,7 @@ def _perform(stage: Stage, act: Callable[[Stage], Mount], borrowed: dict[int, Mo
                 _give_back(mount)
 
     stage.raise_curtain()
-    return _then(lambda: act(stage), give_back)
-
-
-def _then(make: Callable[[], Mount], tidy: Callable[[], None]) -> Mount:
-    """Make a mount and tidy up in any case; what was made is closed where tidying up fails."""
-    try:
-        made = make()
-    except BaseException:
-        tidy()
-        raise
-    try:
-        tidy()
-    except BaseException:
-        made.close()
-        raise
-    return made
+    return made_tidily(lambda: act(stage), give_back)
 
 
 def _copy(number: int, held: ExitStack, borrowed: dict[int, Mount]) -> Mount:

@@ -18,6 +18,7 @@ from mountfd.abi.features import Feature, has
 from mountfd.abi.paths import encode
 from mountfd.errors import InvalidSpec, KernelError, from_errno
 from mountfd.handles.context import FsContext
+from mountfd.handles.fd import made_tidily
 from mountfd.handles.kernel_log import KernelLog
 from mountfd.handles.mount import Mount
 from mountfd.handles.namespace import UserNamespace
@@ -184,15 +185,15 @@ def _with_subdir(mount: Mount, options: Options) -> Mount:
     else:
         from mountfd.verbs.enter import in_private_namespace  # noqa: PLC0415 (only on kernels before 6.15)
 
+        def detach() -> None:
+            # What stands on it stands on its peers, too, and would go there with it.
+            mount.set(propagation=_PRIVATE, recursive=True)
+            # Not left to the namespace's end, which may come a moment later: a loop device would still be in use.
+            calls.umount2(b"/proc/thread-self/fd/%d" % mount.fileno(), _MNT_DETACH)
+
         def act() -> Mount:
             mount.attach("/")
-            try:
-                return _narrowed(mount, subdir, recursive=recursive)
-            finally:
-                # What stands on it stands on its peers, too, and would go there with it.
-                mount.set(propagation=_PRIVATE, recursive=True)
-                # Not left to the namespace's end, which may come a moment later: a loop device would still be in use.
-                calls.umount2(b"/proc/thread-self/fd/%d" % mount.fileno(), _MNT_DETACH)
+            return made_tidily(lambda: _narrowed(mount, subdir, recursive=recursive), detach)
 
         narrow = in_private_namespace(act, owned=True)
     mount.close()
