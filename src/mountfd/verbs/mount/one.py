@@ -7,8 +7,8 @@ from errno import EINVAL
 from mountfd.abi import calls
 from mountfd.abi.features import Feature, has
 from mountfd.errors import InvalidSpec, KernelError
-from mountfd.verbs.mount.place import is_standing, take_back
-from mountfd.verbs.query.place import HERE, id_of
+from mountfd.verbs.mount.place import take_back
+from mountfd.verbs.query.place import HERE, id_of, stands_here
 from mountfd.verbs.routes import choose
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ def attach_at(
     except KernelError:
         raise
     except BaseException:  # of a signal handler: it may have been attached before
-        if is_standing(made.fileno()):
+        if stands_here(made.fileno()):
             take_back(made)
         raise
     try:

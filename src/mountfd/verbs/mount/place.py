@@ -10,7 +10,7 @@ from mountfd.abi.paths import encode
 from mountfd.errors import Exists, InvalidSpec, KernelError, Missing, NotDirectory, from_errno
 from mountfd.handles.fd import OwnedFd
 from mountfd.handles.root import Root
-from mountfd.verbs.query.oldway import find_old, is_in_table, old_id_of, whole_table
+from mountfd.verbs.query.oldway import find_old, old_id_of, whole_table
 from mountfd.verbs.query.place import HERE, id_of
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mountfd.handles.mount import Mount
     from mountfd.model.options import Options
 
-__all__ = ["Directories", "Place", "is_standing", "take_back"]
+__all__ = ["Directories", "Place", "take_back"]
 
 _PATH = os.O_PATH | os.O_CLOEXEC
 _STEP = _PATH | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -207,11 +207,6 @@ def _is_at(fd: int, mount: int, *, beneath: bool) -> bool:
 
     info = lookup(fd=fd, fields=("parent_id", "parent_id_old"))
     return info.parent_id == number if number else info.parent_id_old == old_id_of(mount)
-
-
-def is_standing(fd: int) -> bool:
-    """Say whether the mount that a descriptor lies on is attached in this namespace."""
-    return is_in_table(old_id_of(fd))
 
 
 def take_back(mount: Mount) -> None:

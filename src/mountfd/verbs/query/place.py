@@ -81,14 +81,18 @@ def facts_of(fd: int) -> tuple[int, int, bool]:
 def stands_here(fd: int) -> bool:
     """Say whether the mount that a descriptor lies on is attached in this mount namespace.
 
-    Raises: Denied where a filter forbids to ask; before Linux 6.8 Missing where there is no /proc.
+    Raises: before Linux 6.8, and where a filter forbids to ask for one mount, Missing where there is no /proc.
     """
     # A detached mount has an id, too, and nothing else has that as long as it lives.
     if number := id_of(fd, b"", HERE):
         from mountfd.verbs.query.asking import stands  # noqa: PLC0415 (beside its use)
 
-        return stands(number)
-    from mountfd.verbs.query.oldway import is_in_table, old_id_of  # noqa: PLC0415 (only before Linux 6.8)
+        try:
+            return stands(number)
+        except KernelError as error:
+            if error.errno not in _CANNOT:
+                raise
+    from mountfd.verbs.query.oldway import is_in_table, old_id_of  # noqa: PLC0415 (old kernels and filters only)
 
     return is_in_table(old_id_of(fd))
 

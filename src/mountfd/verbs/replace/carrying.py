@@ -57,8 +57,8 @@ class Carried:
         forgiving: bool = False,
     ) -> None:
         """Clone them, or find out why not."""
-        self._clones: list[tuple[bytes, Mount]] = []
-        self._by_id: dict[int | None, Mount] = {}
+        # By the id of what was cloned, in the order of attaching.
+        self._clones: dict[int | None, Mount] = {}
         self._within: dict[int | None, bytes] = {}
         self._forgiving = forgiving
         self._home = standing.info.point or "/"
@@ -81,10 +81,8 @@ class Carried:
                 held.enter_context(memory)
         for row, clone in made:
             held.enter_context(clone)
-            within = os.fsencode(os.path.relpath(row.point or "", self._home))
-            self._clones.append((within, clone))
-            self._by_id[row.id] = clone
-            self._within[row.id] = within
+            self._clones[row.id] = clone
+            self._within[row.id] = os.fsencode(os.path.relpath(row.point or "", self._home))
         left = [row for row in rows if row.id not in without and row not in stuck]
         clones = {row.id or 0: clone for row, clone in made}
         self._receiving = Receiving(standing, left, clones, None if plain else memories, held)
@@ -112,13 +110,14 @@ class Carried:
 
         with new:
             tree = in_private_namespace(act, owned=True)
-        self._clones, self._by_id = [], {}  # they went with the namespace
+        self._clones = {}  # they went with the namespace
         self._receiving.forget_hidden()
         return tree
 
     def _attach(self, new: Mount) -> None:
         with Root(os.dup(new.fileno())) as root:
-            for within, clone in self._clones:
+            for number, clone in self._clones.items():
+                within = self._within[number]
                 try:
                     _attach_within(root, within, clone)
                 except KernelError as error:
@@ -134,7 +133,7 @@ class Carried:
     def let_go(self, new: Mount, gone: Collection[int | None]) -> None:
         """Unmount the clones of what was unmounted since within the new mount."""
         for number in [each for each in reversed(self._within) if each in gone]:  # what stands on another comes first
-            within, clone = self._within.pop(number), self._by_id.pop(number, None)
+            within, clone = self._within.pop(number), self._clones.pop(number, None)
             if clone is not None:
                 calls.umount2(b"/proc/self/fd/%d" % clone.fileno(), _MNT_DETACH)
                 continue
@@ -145,7 +144,7 @@ class Carried:
     def ids(self, new: Mount) -> set[int]:
         """Give the unique ids of the clones within the new mount."""
         if self._clones:
-            return {clone.id for _, clone in self._clones}
+            return {clone.id for clone in self._clones.values()}
         found: set[int] = set()
         with Root(os.dup(new.fileno())) as root:
             for within, count in Counter(self._within.values()).items():

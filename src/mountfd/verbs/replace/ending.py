@@ -25,8 +25,6 @@ def end_earlier(standing: Standing, submounts: str) -> Standing:
 
     Raises: InvalidSpec where that would take away what was mounted upon the old one since.
     """
-    if not standing.is_older and not standing.is_marked:
-        return standing  # mostly
     while is_half_replaced(standing):
         calls.remark(f"replace: an earlier one of {standing.target!r} was never ended; ending it")
         _end(standing, submounts)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mountfd.abi.paths import StrPath
     from mountfd.model.info import MountInfo
 
-__all__ = ["WAITS", "Standing", "changed", "detach_top", "look_beneath", "rows_below"]
+__all__ = ["WAITS", "Standing", "changed", "detach_top", "look_beneath"]
 
 _FIELDS = mask_of(("id", "parent_id", "point", "root", "attrs", "propagation", "peer_group", "master"))
 _NUMBERS = mask_of(("id", "parent_id", "propagation", "peer_group"))
@@ -218,7 +218,7 @@ class Standing:
     def below(self) -> list[MountInfo]:
         """Give what stands on this mount and below, parents first; hidden ones too."""
         ids = self.ids_below()
-        return rows_below(self, ids) if ids else []
+        return _rows_below(self, ids) if ids else []
 
     def news(self) -> tuple[list[MountInfo], frozenset[int | None]]:
         """Give what came to stand below it since that was looked at, and the ids of what went."""
@@ -288,19 +288,16 @@ def look_beneath(number: int, standing: Standing) -> MountInfo:
     try:
         return ask(number, _BENEATH_UNREACHABLE)
     except KernelError as error:
-        error.explain(
-            filename=standing.target, hint="who receives what happens there can't be told, so nothing was changed"
-        )
+        error.explain(filename=standing.target, hint=_UNTOLD)
         raise
 
 
-def rows_below(standing: Standing, ids: list[int]) -> list[MountInfo]:
+def _rows_below(standing: Standing, ids: list[int]) -> list[MountInfo]:
     """Give every mount below what stands at a target, parents before their children.
 
     Arguments: standing; ids, what was listed just now.
     Raises: Busy where they come and go all the time.
     """
-    rows: dict[int, MountInfo] = {}
     for _ in range(_TRIES):
         # What is known already may have got another parent: of that only the ids stay true.
         try:
